@@ -1,0 +1,1 @@
+"""Command lines of sine_jax: thin absl apps over the library."""

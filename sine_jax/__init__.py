@@ -1,0 +1,1 @@
+"""SINE for passive-negative feedback, in JAX and Flax."""

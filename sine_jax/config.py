@@ -1,0 +1,273 @@
+"""Every choice of the library and its default, once.
+
+The launches derive their flags from these dataclasses (`--model.num_interests=4`), a workdir keeps them as JSON, and
+every difference between the released model and the corrected one is one named option here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """A dataclass field with its help text and, for words, what may be chosen."""
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    max_len: int = _option(60, "T, the most exposures that are read.")
+    dim: int = _option(64, "D, width of embeddings and states.")
+    num_blocks: int = _option(2, "Self-attention blocks.")
+    num_heads: int = _option(1, "Attention heads; divides dim.")
+    num_interests: int = _option(4, "K, sub-interests; at least 2.")
+    dropout: float = _option(0.5, "Dropout rate wherever the paper has it.")
+    mask_padding: bool = _option(True, "Keep attention off the padding (the released model does not).")
+    positions: str = _option(
+        "start", "Position 0 is the window's first column, or the user's first item in it.", ("column", "start")
+    )
+    fusion: str = _option(
+        "collapsed",
+        "How sub-interests become one score: summed, weighed by the state alone (one vector per user, for retrieval), "
+        "or weighed by state and candidate (for ranking).",
+        ("sum", "collapsed", "candidate_aware"),
+    )
+    active: str = _option(
+        "learned",
+        "The active sub-interest: not used, read off the target in training as released (`filter`; leaks), or "
+        "predicted from the past and supervised by the (watched, skipped) pair.",
+        ("none", "filter", "learned"),
+    )
+    filter_strength: float = _option(0.5, "Factor on attention to keys of the active sub-interest (active=filter).")
+    read_skips: bool = _option(False, "Read skipped exposures too, marked by a polarity embedding.")
+    bias_init: str = _option(
+        "zeros",
+        "First value of the feed-forward biases; `uniform` is what the released model has.",
+        ("zeros", "uniform"),
+    )
+    norm_eps: float = _option(1e-8, "Epsilon of every layer norm.")
+    dtype: str = _option("float32", "Compute in this type; parameters stay float32.", ("float32", "bfloat16"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """The joint objective: a weight per term, and which pairs are made.
+
+    A weight is a number, or a schedule over steps: `linear:0:1:500` or `cosine:1:0:500` (from, to, steps).
+    """
+
+    sampled: float | str = _option(1.0, "Weight of watched over sampled.")
+    passive: float | str = _option(1.0, "Weight of watched over skipped.")
+    dcor: float | str = _option(1.0, "Weight of the distance correlation between sub-interests.")
+    l2: float | str = _option(0.0, "Weight of the penalty on the item embeddings.")
+    active: float | str = _option(0.1, "Weight of the active sub-interest's cross-entropy (model.active=learned).")
+    weighting: str = _option(
+        "fixed", "Weights as given, or learned by homoscedastic uncertainty on top of them.", ("fixed", "learned")
+    )
+    l2_form: str = _option("squared", "Frobenius norm of the item embeddings, or its square.", ("norm", "squared"))
+    passive_form: str = _option(
+        "score",
+        "Watched and skipped items are compared by their fused scores, or by the sub-interest that parts them best.",
+        ("score", "best_interest"),
+    )
+    active_target: str = _option(
+        "hard", "The pair names one active sub-interest, or a distribution over them.", ("hard", "soft")
+    )
+    num_negatives: int = _option(1, "M, sampled negatives of a position.")
+    num_skips: int = _option(1, "S, how many of the skips right before a positive are paired with it, nearest first.")
+    resample_negatives: bool = _option(True, "Draw negatives anew each epoch (the released code draws once).")
+    exclude_seen: bool = _option(True, "Never draw an item of the user's own log (the released check never fires).")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimiser, by Optax."""
+
+    name: str = _option("adam", "Which optimiser.", ("adam", "adamw", "adagrad"))
+    learning_rate: float = _option(1e-3, "Peak learning rate.")
+    b1: float = _option(0.9, "Decay of Adam's first moment.")
+    b2: float = _option(0.98, "Decay of Adam's second moment.")
+    eps: float = _option(1e-8, "Epsilon of the denominator.")
+    weight_decay: float = _option(0.0, "Decoupled decay (adamw), never on embeddings, norms and biases.")
+    schedule: str = _option("constant", "Learning rate after the warm-up.", ("constant", "cosine"))
+    warmup_steps: int = _option(0, "Steps of linear warm-up from 0.")
+    clip_norm: float = _option(0.0, "Clip gradients to this global norm; 0 does not clip.")
+    accumulate: int = _option(1, "Batches whose gradients are averaged into one update.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The run."""
+
+    batch_size: int = _option(128, "Users in a batch, over all devices.")
+    epochs: int = _option(100, "The most passes over the users.")
+    patience: int = _option(20, "Evaluations without a gain after which training stops; 0 never stops.")
+    metric: str = _option(
+        "gauc",
+        "Validation metric that early stopping and the best checkpoint go by.",
+        ("auc", "user_auc", "gauc", "ndcg", "mrr"),
+    )
+    eval_every: int = _option(1, "Epochs between validations.")
+    checkpoint_every: int = _option(1, "Epochs between checkpoints of the latest state.")
+    seed: int = _option(42, "Seed of parameters, batches, negatives and dropout.")
+    pipeline: str = _option(
+        "auto", "Log on the device, or streamed from the host; auto decides by size.", ("auto", "resident", "streamed")
+    )
+    num_widths: int = _option(4, "Sequence lengths are padded to at most this many widths (static shapes).")
+    steps_per_call: int = _option(32, "Steps a resident dispatch runs before its metrics are read.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The split of the log, and what a target is ranked against."""
+
+    split: str = _option(
+        "last_positive",
+        "Hold out each user's last positives, or everything after a time.",
+        ("last_positive", "by_time"),
+    )
+    train_until: int = _option(0, "by_time: first instant of validation, ms since 1970.")
+    valid_until: int = _option(0, "by_time: first instant of the test, ms since 1970.")
+    candidates: str = _option(
+        "released",
+        "exposed: skips around the target as in the released code, or only those shown before it.",
+        ("released", "before_target"),
+    )
+    window_margin: int = _option(0, "Columns the window leaves empty at validation, one less at test (released: 2).")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All of it."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+
+
+def default() -> Config:
+    """The corrected model."""
+    return Config()
+
+
+def official(*, adaptive: bool = True, filter_strength: float | None = None) -> Config:
+    """The model as its authors released it, with the settings of their documented command.
+
+    Args:
+      adaptive: with the adaptive fusion layer; without it scores are summed over sub-interests and the passive term
+        compares by the best one.
+      filter_strength: phi, the factor on attention within the active sub-interest; None for no filter.
+    """
+    return Config(
+        model=ModelConfig(
+            max_len=200,
+            dim=50,
+            num_interests=2,
+            mask_padding=False,
+            positions="column",
+            fusion="collapsed" if adaptive else "sum",
+            active="none" if filter_strength is None else "filter",
+            filter_strength=1.0 if filter_strength is None else filter_strength,
+            bias_init="uniform",
+        ),
+        objective=ObjectiveConfig(
+            active=0.0,
+            l2_form="norm",
+            passive_form="score" if adaptive else "best_interest",
+            resample_negatives=False,
+            exclude_seen=False,
+        ),
+        data=DataConfig(window_margin=2),
+    )
+
+
+PRESETS = {"default": default, "official": official}
+
+
+def replace(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """`config` with dotted fields replaced: `{"model.dim": 32}`.
+
+    Raises:
+      ValueError: a field that does not exist, or a value that its section refuses.
+    """
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in overrides.items():
+        section, _, field = name.partition(".")
+        sections.setdefault(section, {})[field] = value
+    known = {f.name for f in dataclasses.fields(Config)}
+    for section, values in sections.items():
+        unknown = set(values) - (
+            {f.name for f in dataclasses.fields(getattr(config, section))} if section in known else set()
+        )
+        if unknown:
+            raise ValueError(f"no such option: {', '.join(sorted(f'{section}.{field}' for field in unknown))}")
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
+    validate(config)
+    return config
+
+
+def to_json(config: Config) -> str:
+    """The configuration as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(text: str) -> Config:
+    """The inverse of `to_json`."""
+    values = json.loads(text)
+    return replace(
+        Config(), {f"{section}.{name}": v for section, fields in values.items() for name, v in fields.items()}
+    )
+
+
+def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted fields in which two configurations differ, with both values."""
+    a, b = dataclasses.asdict(old), dataclasses.asdict(new)
+    return {f"{s}.{f}": (a[s][f], b[s][f]) for s in a for f in a[s] if a[s][f] != b[s][f]}
+
+
+def validate(config: Config) -> None:
+    """Refuses what cannot work.
+
+    Raises:
+      ValueError: names the option, its value and what it may be.
+    """
+    for section in dataclasses.fields(Config):
+        values = getattr(config, section.name)
+        for field in dataclasses.fields(values):
+            choices, value = field.metadata["choices"], getattr(values, field.name)
+            if choices and value not in choices:
+                raise ValueError(f"{section.name}.{field.name}={value!r}: choose one of {', '.join(choices)}")
+    model, objective, train = config.model, config.objective, config.train
+    rules = (
+        (model.num_interests >= 2, "model.num_interests must be at least 2"),
+        (model.dim % model.num_heads == 0, "model.num_heads must divide model.dim"),
+        (0 <= model.dropout < 1, "model.dropout must be in [0, 1)"),
+        (model.max_len > max(config.data.window_margin, 0), "model.max_len must be above data.window_margin"),
+        (min(objective.num_negatives, objective.num_skips) >= 1, "objective.num_negatives and num_skips start at 1"),
+        (
+            objective.passive_form == "score" or model.fusion == "sum",
+            "objective.passive_form=best_interest wants model.fusion=sum",
+        ),
+        (
+            min(train.batch_size, train.epochs, train.num_widths, train.steps_per_call) >= 1,
+            "train.batch_size, epochs, num_widths and steps_per_call start at 1",
+        ),
+        (
+            min(train.eval_every, train.checkpoint_every, config.optimizer.accumulate) >= 1,
+            "train.eval_every, checkpoint_every and optimizer.accumulate start at 1",
+        ),
+        (
+            config.data.split != "by_time" or 0 < config.data.train_until < config.data.valid_until,
+            "data.split=by_time wants 0 < data.train_until < data.valid_until",
+        ),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(message)

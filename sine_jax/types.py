@@ -1,0 +1,107 @@
+"""The words of the library: axis letters, feedback codes, and the arrays that modules hand to each other.
+
+Axis letters, the same in every docstring, comment and einsum string:
+
+  B  users in a batch
+  T  positions of the sequence that is read (the window, left-padded with PAD)
+  D  width of the model
+  K  sub-interests
+  C  candidate items of a user
+  M  sampled negatives of a position
+  S  skips paired with a position
+  N  items of the catalogue (ids 1..N; 0 is PAD, so embedding tables have N + 1 rows)
+  U  users of the log
+  E  exposures (events) of the log
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array
+Params = Mapping[str, Any]
+
+PAD = 0
+
+SKIPPED = 0
+WATCHED = 1
+DISLIKED = 2  # told so by the user: neither a positive nor a passive negative
+
+
+class EventLog(NamedTuple):
+    """Every exposure of every user as flat columns, sorted by user, then time, then order of arrival.
+
+    The exposures of user `u` are the slice `offsets[u]:offsets[u + 1]` of each column. Columns may be memory-mapped.
+    """
+
+    items: np.ndarray  # [E] int32, 1..N
+    feedback: np.ndarray  # [E] int8, SKIPPED, WATCHED or DISLIKED
+    times: np.ndarray  # [E] int64, ms since 1970; -1 where the log has no time
+    plays: np.ndarray  # [E] int32, ms watched; -1 where unknown
+    durations: np.ndarray  # [E] int32, ms of the video; -1 where unknown
+    offsets: np.ndarray  # [U + 1] int64
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.offsets) - 1
+
+
+class Histories(NamedTuple):
+    """What the encoder reads: the last exposures of each user, left-padded with PAD."""
+
+    items: Array  # [B, T] int32
+    watched: Array  # [B, T] bool, False where the exposure was skipped (only where skips are read)
+
+
+class TrainBatch(NamedTuple):
+    """A batch of windows with, for each position, the pairs that supervise it.
+
+    A row without users (a filler) is all PAD. A position has targets only where `positives` is not PAD.
+    """
+
+    users: Array  # [B] int32, 0..U-1
+    items: Array  # [B, T] int32, what is read
+    watched: Array  # [B, T] bool, its polarity
+    positives: Array  # [B, T] int32, the item watched next
+    negatives: Array  # [B, T, M] int32, sampled items
+    skips: Array  # [B, T, S] int32, skipped right before the positive, nearest first
+
+    @property
+    def histories(self) -> Histories:
+        """The inputs alone."""
+        return Histories(self.items, self.watched)
+
+
+class EvalBatch(NamedTuple):
+    """A batch of users with the candidates to rank."""
+
+    users: Array  # [B] int32, 0..U-1
+    items: Array  # [B, T] int32
+    watched: Array  # [B, T] bool
+    candidates: Array  # [B, C] int32, PAD where there is none
+    labels: Array  # [B, C] bool, True for the target (first column)
+
+    @property
+    def histories(self) -> Histories:
+        """The inputs alone."""
+        return Histories(self.items, self.watched)
+
+
+class Split(NamedTuple):
+    """What one split asks of each user, as absolute positions in the columns of the log.
+
+    `train_end` bounds what may be learned from; `target` is the exposure to be ranked first (-1: the user takes no
+    part), `history_end` bounds what may be read when it is ranked, and the skips within
+    `candidates_begin:candidates_end` are what it is ranked against.
+    """
+
+    train_end: np.ndarray  # [U] int64
+    target: np.ndarray  # [U] int64
+    history_end: np.ndarray  # [U] int64
+    candidates_begin: np.ndarray  # [U] int64
+    candidates_end: np.ndarray  # [U] int64
