@@ -1,0 +1,33 @@
+"""The one way a launch starts, and ends when its user has made a mistake."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, logging
+
+
+def launch_app(main: Callable[[], None]) -> None:
+    """Parses the flags, calls `main`, and turns a user's mistake into one line and exit code 1.
+
+    Mistakes are ValueError and OSError, which the library raises where input enters, with the remedy in the message.
+    `--verbosity=1` shows the traceback instead.
+
+    Args:
+      main: the launch, reading its own flags.
+    """
+
+    def guarded(argv: list[str]) -> None:
+        if len(argv) > 1:
+            raise app.UsageError(f"not a flag: {argv[1]!r}; flags look like --name=value")
+        try:
+            main()
+        except (ValueError, OSError) as error:
+            if logging.get_verbosity() >= logging.DEBUG:
+                raise
+            print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+            sys.exit(1)
+
+    app.run(guarded)

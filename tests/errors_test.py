@@ -1,0 +1,44 @@
+"""A user's mistake is one line and exit code 1; a bug keeps its traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def launched(body: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """A launch whose main runs `body`."""
+    program = f"from launch.errors import launch_app\ndef main():\n    {body}\nlaunch_app(main)"
+    return subprocess.run([sys.executable, "-c", program, *flags], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("error", ["ValueError('no such column')", "OSError('no such column')"])
+def test_a_mistake_is_one_line_and_exit_code_1(error):
+    done = launched(f"raise {error}")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == ["-c: error: no such column"]
+
+
+def test_verbosity_shows_the_traceback_of_a_mistake():
+    done = launched("raise ValueError('no such column')", "--verbosity=1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_bug_keeps_its_traceback():
+    done = launched("raise KeyError('a bug')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_word_that_is_no_flag_is_refused():
+    done = launched("print('ran')", "data=here")
+    assert done.returncode == 1
+    assert "not a flag: 'data=here'" in done.stderr + done.stdout
+    assert "ran" not in done.stdout
+
+
+def test_success_is_exit_code_0():
+    done = launched("print('ran')")
+    assert (done.returncode, done.stdout) == (0, "ran\n")
