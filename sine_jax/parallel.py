@@ -1,0 +1,114 @@
+"""Devices: how arrays are spread over them, and how functions run on all of them; no other module knows them.
+
+Arrays with a leading axis of rows are split over the devices ([B, ...] to [devices, B / devices, ...]); parameters,
+optimiser state and the resident log are held whole by each device and never stacked. With one device the same code
+runs, so that there is one path to test.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from sine_jax.types import Array
+
+Tree = Any
+
+AXIS = "devices"
+
+
+def device_count() -> int:
+    """Devices of all processes together."""
+    return jax.device_count()
+
+
+def local_device_count() -> int:
+    """Devices of this process."""
+    return jax.local_device_count()
+
+
+def device_index() -> Array:
+    """Which device runs this, inside a function given to `update`."""
+    return jax.lax.axis_index(AXIS)
+
+
+def is_main_process() -> bool:
+    """Whether this process writes logs and checkpoints."""
+    return jax.process_index() == 0
+
+
+def process_rows(rows: Tree, *, process_index: int | None = None, process_count: int | None = None) -> Tree:
+    """The rows of a global batch that one process feeds to its devices.
+
+    Args:
+      rows: pytree of [B, ...] arrays, B a multiple of the process count; the same on every process.
+      process_index: which process; this one by default.
+      process_count: of how many; as started by default.
+
+    Returns:
+      pytree of [B / processes, ...] arrays.
+    """
+    index = jax.process_index() if process_index is None else process_index
+    count = jax.process_count() if process_count is None else process_count
+    return jax.tree.map(lambda a: a[index * (len(a) // count) : (index + 1) * (len(a) // count)], rows)
+
+
+def shard(tree: Tree) -> Tree:
+    """Splits rows over this process's devices: [B, ...] to [devices, B / devices, ...].
+
+    Raises:
+      ValueError: B is not a multiple of the number of devices.
+    """
+    count = local_device_count()
+
+    def split(a: Any) -> Any:
+        if a.shape[0] % count:
+            raise ValueError(f"{a.shape[0]} rows do not divide over {count} devices: pad them to a multiple of it")
+        return a.reshape((count, a.shape[0] // count, *a.shape[1:]))
+
+    return jax.tree.map(split, tree)
+
+
+def unshard(tree: Tree) -> Tree:
+    """Joins what `shard` split, on the host: [devices, B / devices, ...] to [B, ...]."""
+    return jax.tree.map(lambda a: np.asarray(a).reshape((-1, *a.shape[2:])), tree)
+
+
+def replicate(tree: Tree) -> Tree:
+    """Puts a copy of every array on each device of this process, once."""
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def map_rows(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
+    """Compiles `fn(replicated, rows) -> rows` to run on every device of this process, each with its share of the rows.
+
+    The result takes rows as `shard` gives them and returns rows for `unshard`. Devices do not talk to each other.
+    """
+    return jax.pmap(fn, in_axes=(None, 0), out_axes=0, devices=jax.local_devices())
+
+
+def update(fn: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]:
+    """Compiles `fn(state, shared, rows) -> (state, report)` to run on every device of every process.
+
+    `state` and `shared` are whole on each device, `rows` as `shard` gives them. `fn` averages over `AXIS` whatever it
+    returns. The memory of the given `state` is reused for the new one: do not touch the old one afterwards.
+    """
+    mapped = jax.pmap(fn, axis_name=AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
+    if not _collectives_deadlock():
+        return mapped
+
+    @functools.wraps(fn)
+    def blocking(state: Tree, shared: Tree, rows: Tree) -> tuple[Tree, Tree]:
+        return jax.block_until_ready(mapped(state, shared, rows))
+
+    return blocking
+
+
+def _collectives_deadlock() -> bool:
+    """Whether queued collectives may wait for each other for ever: several simulated CPU devices before jax 0.12."""
+    return jax.default_backend() == "cpu" and device_count() > 1 and jax.__version_info__ < (0, 12)
