@@ -1,0 +1,131 @@
+"""The causal self-attention block of the encoder."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sine_jax.dropout import Dropout
+from sine_jax.types import Array
+
+
+def causal_probabilities(logits: Array, *, where: Array, zero_keys: int) -> Array:
+    """Softmax over the keys that a query may see.
+
+    The released model lets queries attend to padding: key vectors of zeros, so logits of 0 and values of 0. Such keys
+    only add to the denominator, hence those in columns that a narrow window leaves out need not exist.
+
+    Args:
+      logits: [..., T, T] queries by keys.
+      where: boolean, broadcastable to the logits: True where the query may see the key.
+      zero_keys: how many keys of zeros stand left of the window.
+
+    Returns:
+      [..., T, T] probabilities; a query that sees no key has none.
+    """
+    logits = jnp.where(where, logits, -jnp.inf)
+    floor = 0.0 if zero_keys else jnp.finfo(logits.dtype).min  # finite, for queries that see nothing
+    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True), floor))
+    weights = jnp.exp(logits - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    if zero_keys:
+        total = total + zero_keys * jnp.exp(-top)
+    return weights / jnp.where(total > 0, total, 1.0)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention without biases.
+
+    Attributes:
+      num_heads: heads; divides D.
+      dropout: rate, on the probabilities and after the output map.
+      dtype: of the computation; the softmax is in float32.
+    """
+
+    num_heads: int
+    dropout: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, queries: Array, keys: Array, *, where: Array, zero_keys: int, emphasis: Array | None, deterministic: bool
+    ) -> Array:
+        """Maps queries and keys [B, T, D] to [B, T, D].
+
+        Args:
+          queries: [B, T, D].
+          keys: [B, T, D], read for the values as well.
+          where: [B or 1, T, T] True where a query may see a key.
+          zero_keys: see `causal_probabilities`.
+          emphasis: [B, T, T] factors on the probabilities after dropout, or None.
+          deterministic: True for no dropout.
+
+        Returns:
+          [B, T, D].
+        """
+        dim = queries.shape[-1]
+        heads = (self.num_heads, dim // self.num_heads)
+        init = nn.initializers.xavier_normal()
+
+        def project(x: Array, name: str) -> Array:
+            x = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x)
+            return x.reshape(*x.shape[:-1], *heads)
+
+        q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        logits = logits / math.sqrt(heads[1])
+        probabilities = causal_probabilities(logits, where=where[:, None], zero_keys=zero_keys)
+        probabilities = Dropout(self.dropout)(probabilities, deterministic=deterministic)
+        if emphasis is not None:
+            probabilities = probabilities * emphasis[:, None]
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), v).reshape(queries.shape)
+        mixed = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name="output")(mixed)
+        return Dropout(self.dropout)(mixed, deterministic=deterministic)
+
+
+class Block(nn.Module):
+    """Attention and a position-wise network, each added to its own normalised input.
+
+    Attributes:
+      num_heads: heads; divides D.
+      dropout: rate.
+      norm_eps: epsilon of the layer norms.
+      bias_init: initialiser of the feed-forward biases.
+      dtype: of the computation.
+
+    References:
+      Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781.
+    """
+
+    num_heads: int
+    dropout: float
+    norm_eps: float
+    bias_init: nn.initializers.Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Array, *, valid: Array, where: Array, zero_keys: int, emphasis: Array | None, deterministic: bool
+    ) -> Array:
+        """Maps states [B, T, D] to [B, T, D], zero where not `valid` [B, T]; the rest as in `SelfAttention`."""
+        q = layer_norm(self.norm_eps, self.dtype, "attention_norm")(x)
+        attended = SelfAttention(self.num_heads, self.dropout, self.dtype, name="attention")(
+            q, x, where=where, zero_keys=zero_keys, emphasis=emphasis, deterministic=deterministic
+        )
+        z = layer_norm(self.norm_eps, self.dtype, "forward_norm")(q + attended)
+
+        def dense(name: str) -> nn.Dense:
+            init = nn.initializers.xavier_normal()
+            return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, bias_init=self.bias_init, name=name)
+
+        hidden = nn.relu(Dropout(self.dropout)(dense("forward_in")(z), deterministic=deterministic))
+        out = Dropout(self.dropout)(dense("forward_out")(hidden), deterministic=deterministic)
+        return (z + out) * valid[..., None]
+
+
+def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
+    """The layer norm used everywhere; two-pass variance, since eps is far below what one pass loses."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,119 @@
+"""The terms of the objective, as mathematics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sine_jax.types import Array
+
+
+class Mean(NamedTuple):
+    """A mean that is not divided yet, so that parts of a batch can be added first."""
+
+    total: Array  # []
+    pairs: Array  # [], how many values were added
+
+
+def masked(values: Array, *, where: Array) -> Mean:
+    """Sum and number of the values where `where` holds, in float32; what the mask leaves out has no gradient."""
+    total = jnp.sum(jnp.where(where, values.astype(jnp.float32), 0.0))
+    return Mean(total, jnp.sum(where, dtype=jnp.float32))
+
+
+def mean(parts: Sequence[Mean], *, axis_name: str | None = None) -> Array:
+    """The mean over all parts.
+
+    Args:
+      parts: sums and counts.
+      axis_name: device axis, if any: counts are averaged over it, so that `pmean` of the result is the global mean.
+
+    Returns:
+      [] the mean; 0 where nothing was counted.
+    """
+    total = sum((part.total for part in parts), jnp.zeros(()))
+    count = sum((part.pairs for part in parts), jnp.zeros(()))
+    if axis_name is not None:
+        count = jax.lax.pmean(count, axis_name)
+    return total / jnp.where(count > 0, count, 1.0)
+
+
+def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
+    """Bayesian personalised ranking: `-log sigmoid(preferred - other)`.
+
+    With sampled negatives as `other` this is the sampled-negative objective, with skips the passive-negative one.
+
+    Args:
+      preferred: [...] scores of the watched items.
+      other: [...] scores of the items they are preferred to.
+      where: [...] True where the pair exists.
+
+    Returns:
+      The mean loss, undivided.
+
+    References:
+      Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009, arXiv 1205.2618.
+    """
+    return masked(-jax.nn.log_sigmoid(preferred - other), where=where)
+
+
+def cross_entropy(log_probabilities: Array, targets: Array, *, where: Array) -> Mean:
+    """Cross-entropy to a distribution that is taken as given.
+
+    Args:
+      log_probabilities: [..., K].
+      targets: [..., K] probabilities; no gradient flows into them.
+      where: [...] True where the pair counts.
+
+    Returns:
+      The mean loss, undivided.
+    """
+    return masked(-jnp.sum(jax.lax.stop_gradient(targets) * log_probabilities, axis=-1), where=where)
+
+
+def distance_correlation(x: Array, y: Array) -> Array:
+    """Distance correlation of two samples of equal size; 0 where one of them is constant.
+
+    Args:
+      x: [n] one sample.
+      y: [n] the other, paired with it.
+
+    Returns:
+      [] in [0, 1].
+
+    References:
+      Szekely, Rizzo and Bakirov, "Measuring and testing dependence by correlation of distances", Annals of Statistics
+      35(6), 2007.
+    """
+    a, b = _centred_distances(x), _centred_distances(y)
+    covariance, x_variance, y_variance = jnp.mean(a * b), jnp.mean(a * a), jnp.mean(b * b)
+    return _safe_sqrt(covariance) / jnp.maximum(_safe_sqrt(_safe_sqrt(x_variance) * _safe_sqrt(y_variance)), _TINY)
+
+
+def total_distance_correlation(interests: Array) -> Array:
+    """Sum of the distance correlations of every pair of rows of [K, D], over their D entries."""
+    first, second = jnp.triu_indices(interests.shape[0], k=1)
+    return jnp.sum(jax.vmap(distance_correlation)(interests[first], interests[second]))
+
+
+_TINY = 1e-20
+
+
+def _safe_sqrt(x: Array) -> Array:
+    """The square root, 0 with gradient 0 where rounding leaves no more than 0."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def _centred_distances(x: Array) -> Array:
+    """|x_m - x_n| [n, n], less the means of its row and its column, plus that of all."""
+    distances = jnp.abs(x[:, None] - x[None, :])
+    return (
+        distances
+        - jnp.mean(distances, axis=0, keepdims=True)
+        - jnp.mean(distances, axis=1, keepdims=True)
+        + jnp.mean(distances)[None, None]
+    )

@@ -1,0 +1,141 @@
+"""The joint objective: terms over pairs, weighed and named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sine_jax import losses, model
+from sine_jax.config import Config
+from sine_jax.losses import Mean
+from sine_jax.types import PAD, Array, Params, TrainBatch
+
+
+def objective(
+    params: Params,
+    batches: TrainBatch | Sequence[TrainBatch],
+    key: Array | None,
+    config: Config,
+    *,
+    step: Array | int = 0,
+    axis_name: str | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """Watched over sampled, watched over skipped, and what keeps the sub-interests apart and told apart.
+
+    Args:
+      params: of `model.init`.
+      batches: one batch, or batches of different widths that count as one: a mean is over the pairs of all of them.
+      key: for dropout; None runs without.
+      config: the choices.
+      step: for weights that follow a schedule.
+      axis_name: device axis, if any; `pmean` of what is returned is then the value over all devices.
+
+    Returns:
+      The loss [] and its terms [] by name, unweighted. A term whose weight is 0 throughout is left out.
+    """
+    parts = (batches,) if isinstance(batches, TrainBatch) else tuple(batches)
+    means: dict[str, list[Mean]] = {}
+    for i, batch in enumerate(parts):
+        for name, part in _pair_terms(
+            params, batch, None if key is None else jax.random.fold_in(key, i), config
+        ).items():
+            means.setdefault(name, []).append(part)
+    terms = {name: losses.mean(parts, axis_name=axis_name) for name, parts in means.items()}
+    terms |= _parameter_terms(params, config)
+    loss = jnp.zeros(())
+    for name, value in terms.items():
+        loss = loss + weight(getattr(config.objective, name), step) * _uncertain(params, name, value)
+    return loss, terms
+
+
+def weight(spec: float | str, step: Array | int) -> Array | float:
+    """The weight that a specification gives at a step.
+
+    Args:
+      spec: a number, or `linear:FROM:TO:STEPS`, or `cosine:FROM:TO:STEPS`.
+      step: steps done.
+
+    Returns:
+      A number [].
+
+    Raises:
+      ValueError: for anything else.
+    """
+    try:
+        return float(spec)
+    except ValueError:
+        pass
+    try:
+        kind, first, last, steps = str(spec).split(":")
+        start, end, duration = float(first), float(last), int(steps)
+        shape = {"linear": optax.linear_schedule(0.0, 1.0, duration), "cosine": _cosine(duration)}[kind]
+    except (ValueError, KeyError):
+        raise ValueError(f"weight {spec!r}: give a number, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS") from None
+    return start + (end - start) * shape(step)
+
+
+def _cosine(steps: int) -> optax.Schedule:
+    decay = optax.cosine_decay_schedule(1.0, steps)
+    return lambda step: 1.0 - decay(step)
+
+
+def _used(spec: float | str) -> bool:
+    """Whether a weight is ever other than 0."""
+    return not isinstance(spec, (int, float)) or spec != 0
+
+
+def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Config) -> dict[str, Mean]:
+    """The terms over pairs of items, as undivided means."""
+    objective = config.objective
+    outputs = model.apply(params, batch, config, key=key)
+    num_negatives = batch.negatives.shape[-1]
+    items = jnp.concatenate([batch.positives[..., None], batch.negatives, batch.skips], axis=-1)
+    embeddings = model.embed(params, items, config)
+    scores = model.score_items_of(outputs.state, embeddings)  # [B, T, 1 + M + S]
+    watched, sampled, skipped = jnp.split(scores, [1, 1 + num_negatives], axis=-1)
+    has_target = (batch.positives != PAD)[..., None]
+    pairs = has_target & (batch.skips != PAD)
+
+    terms = {}
+    if _used(objective.sampled):
+        terms["sampled"] = losses.preference_loss(watched, sampled, where=has_target & (batch.negatives != PAD))
+    if _used(objective.passive):
+        if objective.passive_form == "best_interest":
+            relations = jnp.einsum("btkd,btcd->btkc", outputs.interests, embeddings, preferred_element_type=jnp.float32)
+            margins = jnp.max(relations[..., :1] - relations[..., 1 + num_negatives :], axis=-2)
+            terms["passive"] = losses.preference_loss(margins, jnp.zeros_like(margins), where=pairs)
+        else:
+            terms["passive"] = losses.preference_loss(watched, skipped, where=pairs)
+    if outputs.log_active is not None and _used(objective.active):
+        relation = model.active_relation(params, batch)
+        if objective.active_target == "soft":
+            target = jax.nn.softmax(relation, axis=-1)
+        else:
+            target = jax.nn.one_hot(jnp.argmax(relation, axis=-1), relation.shape[-1])
+        terms["active"] = losses.cross_entropy(outputs.log_active, target, where=has_target[..., 0])
+    return terms
+
+
+def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
+    """The terms that look at parameters alone."""
+    terms = {}
+    if _used(config.objective.dcor):
+        terms["dcor"] = losses.total_distance_correlation(params["interests"])
+    if _used(config.objective.l2):
+        squared = jnp.sum(jnp.square(params["item_embedding"]))
+        terms["l2"] = jnp.sqrt(squared) if config.objective.l2_form == "norm" else squared
+    return terms
+
+
+def _uncertain(params: Params, name: str, value: Array) -> Array:
+    """A term weighed by its learned uncertainty, `exp(-s) L + s / 2`, where it has one.
+
+    References:
+      Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
+      Semantics", CVPR 2018, arXiv 1705.07115.
+    """
+    log_variance = params.get("log_variances", {}).get(name)
+    return value if log_variance is None else jnp.exp(-log_variance) * value + 0.5 * log_variance

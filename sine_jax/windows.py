@@ -1,0 +1,98 @@
+"""From the log to what the encoder reads: rows with their targets, and windows of rows."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sine_jax.types import PAD, SKIPPED, WATCHED, EventLog, Split
+
+
+class Reading(NamedTuple):
+    """The exposures that may be read, user by user, each with the pairs that supervise the state after it.
+
+    R rows in all: the watched exposures, and the skipped ones where skips are read. Targets are those that may be
+    learned from: the last watched exposure of a user's training part has none, nor has a skip.
+    """
+
+    items: Any  # [R] int32
+    watched: Any  # [R] bool
+    targets: Any  # [R] int32, the item watched next; PAD where none
+    skips: Any  # [R, S] int32, skipped right before that target, nearest first; PAD where none
+    offsets: Any  # [U + 1] rows of user u are offsets[u]:offsets[u + 1]
+    train_ends: Any  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
+    history_ends: Any  # [U] end of what may be read when the split's target is ranked (exclusive)
+
+
+def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool) -> Reading:
+    """Lays out what a split lets the encoder read.
+
+    Args:
+      log: the exposures.
+      split: bounds per user.
+      num_skips: S, how many of the exposures right before a target are looked at for skips.
+      read_skips: whether skipped exposures are rows of their own.
+
+    Returns:
+      A `Reading` of numpy arrays.
+    """
+    watched = log.feedback == WATCHED
+    kept = watched | (log.feedback == SKIPPED) if read_skips else watched
+    rows_before = np.concatenate([[0], np.cumsum(kept)])
+    rows = np.flatnonzero(kept)
+    targets = np.full(len(rows), PAD, np.int32)
+    skips = np.full((len(rows), num_skips), PAD, np.int32)
+
+    # Pairs of consecutive positives (source, target) of one user within its training part.
+    positives = np.flatnonzero(watched)
+    users = np.searchsorted(log.offsets, positives, side="right") - 1
+    source, target = positives[:-1], positives[1:]
+    paired = (users[:-1] == users[1:]) & (target < split.train_end[users[1:]])
+    source, target, owners = source[paired], target[paired], users[1:][paired]
+    row = rows_before[source]
+    targets[row] = log.items[target]
+    for s in range(num_skips):
+        before = target - 1 - s
+        skipped = (before > source) & (log.feedback[before] == SKIPPED)
+        skips[row, s] = np.where(skipped, log.items[before], PAD)
+
+    offsets = rows_before[log.offsets]
+    train_ends = offsets[:-1].copy()
+    np.maximum.at(train_ends, owners, row + 1)
+    return Reading(
+        items=np.asarray(log.items)[rows].astype(np.int32),
+        watched=watched[rows],
+        targets=targets,
+        skips=skips,
+        offsets=offsets,
+        train_ends=train_ends,
+        history_ends=rows_before[split.history_end],
+    )
+
+
+def window(reading: Reading, users: Any, ends: Any, *, width: int) -> tuple[Any, Any, Any, Any]:
+    """The last rows of each user before an end, left-padded.
+
+    Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
+
+    Args:
+      reading: what `read` laid out.
+      users: [B] user of each window; below 0 for a filler, which is all PAD.
+      ends: [U] end (exclusive) of each user's window, such as `reading.train_ends`.
+      width: T, columns of the window.
+
+    Returns:
+      items [B, T], watched [B, T], targets [B, T] and skips [B, T, S].
+    """
+    xp = reading.items.__array_namespace__()
+    known = xp.maximum(users, 0)
+    columns = ends[known][:, None] - width + xp.arange(width, dtype=ends.dtype)[None, :]
+    valid = (columns >= reading.offsets[known][:, None]) & (users >= 0)[:, None]
+    columns = xp.where(valid, columns, 0)
+    return (
+        xp.where(valid, reading.items[columns], PAD),
+        valid & reading.watched[columns],
+        xp.where(valid, reading.targets[columns], PAD),
+        xp.where(valid[..., None], reading.skips[columns], PAD),
+    )
