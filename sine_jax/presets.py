@@ -1,0 +1,44 @@
+"""Named configurations to start from."""
+
+from __future__ import annotations
+
+from sine_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig
+
+
+def default() -> Config:
+    """The corrected model."""
+    return Config()
+
+
+def official(*, adaptive: bool = True, filter_strength: float | None = None) -> Config:
+    """The model as its authors released it, with the settings of their documented command.
+
+    Args:
+      adaptive: with the adaptive fusion layer; without it scores are summed over sub-interests and the passive term
+        compares by the best one.
+      filter_strength: phi, the factor on attention within the active sub-interest; None for no filter.
+    """
+    return Config(
+        model=ModelConfig(
+            max_len=200,
+            dim=50,
+            num_interests=2,
+            mask_padding=False,
+            positions="column",
+            fusion="collapsed" if adaptive else "sum",
+            active="none" if filter_strength is None else "filter",
+            filter_strength=1.0 if filter_strength is None else filter_strength,
+            bias_init="uniform",
+        ),
+        objective=ObjectiveConfig(
+            active=0.0,
+            l2_form="norm",
+            passive_form="score" if adaptive else "best_interest",
+            resample_negatives=False,
+            exclude_seen=False,
+        ),
+        data=DataConfig(window_margin=2),
+    )
+
+
+PRESETS = {"default": default, "official": official}  # what `--preset` offers
