@@ -1,0 +1,86 @@
+"""Sampled negatives: uniform draws from the catalogue, less what the user has seen, without rejection.
+
+With the user's items `s_0 < s_1 < ...` the r-th item of the complement is `1 + r + #{i: s_i - 1 - i <= r}`: the gaps
+`s_i - 1 - i` never fall, so a binary search over them turns any r into an item the user has not seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sine_jax.types import Array, EventLog
+
+
+class Seen(NamedTuple):
+    """The distinct items of each user, as the gaps that a draw searches."""
+
+    gaps: Any  # [G] int32, s_i - 1 - i of each user's sorted distinct items s
+    offsets: Any  # [U + 1] gaps of user u are offsets[u]:offsets[u + 1]
+
+
+def seen_until(log: EventLog, ends: np.ndarray, num_items: int) -> Seen:
+    """Collects what each user was shown before a bound, whatever the feedback.
+
+    Args:
+      log: the exposures.
+      ends: [U] absolute position before which exposures count, such as `split.train_end`.
+      num_items: N.
+
+    Raises:
+      ValueError: a user has seen the whole catalogue, so that no negative is left.
+    """
+    users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
+    counts = np.arange(len(users)) < ends[users]
+    pairs = np.unique(users[counts] * np.int64(num_items + 1) + log.items[counts])
+    owners, items = np.divmod(pairs, num_items + 1)
+    offsets = np.searchsorted(owners, np.arange(log.num_users + 1))
+    sizes = np.diff(offsets)
+    if sizes.size and sizes.max() >= num_items:
+        user = int(sizes.argmax())
+        raise ValueError(
+            f"user {user} has seen all {num_items} items, so there is no negative to draw: "
+            "set objective.exclude_seen=False, or filter the log"
+        )
+    ranks = np.arange(len(items)) - offsets[owners]
+    return Seen((items - 1 - ranks).astype(np.int32), offsets)
+
+
+def none_seen(num_users: int) -> Seen:
+    """Nobody has seen anything: draws are uniform over the whole catalogue."""
+    return Seen(np.zeros(1, np.int32), np.zeros(num_users + 1, np.int64))
+
+
+def random_bits(seed: Any, epoch: Any, users: Array, shape: tuple[int, ...]) -> Array:
+    """Random words [B, *shape] that depend on the seed, the epoch and the user alone, whoever else is in the batch."""
+    key = jax.random.fold_in(jax.random.key(seed), epoch)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, users)
+    return jax.vmap(lambda k: jax.random.bits(k, shape, np.uint32))(keys)
+
+
+def draw(seen: Seen, users: Any, bits: Any, num_items: int) -> Any:
+    """Turns random words into items that the users have not seen, each as likely as any other.
+
+    Works on numpy arrays and, inside or outside jit, on jax arrays.
+
+    Args:
+      seen: what to avoid.
+      users: [B] user of each row.
+      bits: [B, T, M] uint32 words; the remainder's bias is below N / 2**32.
+      num_items: N.
+
+    Returns:
+      [B, T, M] int32 items in 1..N.
+    """
+    xp = seen.gaps.__array_namespace__()
+    begins, ends = (seen.offsets[users + i].astype(xp.int32)[:, None, None] for i in (0, 1))
+    choices = (num_items - (ends - begins)).astype(xp.uint32)
+    ranks = (bits % choices).astype(xp.int32)
+    low, high = xp.zeros_like(ranks) + begins, xp.zeros_like(ranks) + ends  # the first gap above the rank is in between
+    for _ in range(num_items.bit_length()):
+        middle = (low + high) // 2
+        passed = (low < high) & (seen.gaps[xp.minimum(middle, len(seen.gaps) - 1)] <= ranks)
+        low, high = xp.where(passed, middle + 1, low), xp.where(passed, high, middle)
+    return 1 + ranks + (low - begins)

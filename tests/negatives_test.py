@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sine_jax import negatives
+from sine_jax.types import EventLog
+
+
+def log_of(items_of_users):
+    lengths = [len(items) for items in items_of_users]
+    items = np.array([item for items in items_of_users for item in items], np.int32)
+    column = np.zeros(len(items), np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return EventLog(items, column.astype(np.int8), column.astype(np.int64), column, column, offsets)
+
+
+def seen_of(items_of_users, num_items):
+    log = log_of(items_of_users)
+    return negatives.seen_until(log, log.offsets[1:], num_items)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+@pytest.mark.parametrize("own", [[], [1], [9], [1, 2, 3], [7, 8, 9], [2, 5, 5, 2, 8], [1, 2, 3, 4, 6, 7, 8, 9]])
+def test_every_rank_gives_the_item_of_that_rank_in_the_complement(xp, own):
+    num_items = 9
+    seen = jax.tree.map(xp.asarray, seen_of([[4], own, [3, 1]], num_items))
+    complement = sorted(set(range(1, num_items + 1)) - set(own))
+    bits = xp.arange(len(complement), dtype=xp.uint32).reshape(1, -1, 1)
+    drawn = negatives.draw(seen, xp.asarray([1]), bits, num_items)
+    assert np.asarray(drawn).ravel().tolist() == complement
+
+
+def test_draws_from_a_large_catalogue_equal_brute_force():
+    rng, num_items = np.random.default_rng(0), 1000
+    own = [rng.integers(1, num_items + 1, size=size) for size in (0, 1, 50, 400, 3000)]
+    seen = seen_of(own, num_items)
+    bits = rng.integers(0, 2**32, size=(5, 40, 2), dtype=np.uint32)
+    drawn = negatives.draw(seen, np.arange(5), bits, num_items)
+    for user, items in enumerate(own):
+        complement = np.setdiff1d(np.arange(1, num_items + 1), items)
+        np.testing.assert_array_equal(drawn[user], complement[bits[user] % len(complement)])
+
+
+def test_draws_are_uniform_over_unseen_items_and_never_seen():
+    num_items, draws = 8, 20_000
+    seen = jax.tree.map(jnp.asarray, seen_of([[2, 3, 7]], num_items))
+    users = jnp.zeros(1, jnp.int32)
+    drawn = negatives.draw(seen, users, negatives.random_bits(0, 0, users, (draws, 1)), num_items)
+    counts = np.bincount(np.asarray(drawn).ravel(), minlength=num_items + 1)
+    unseen, deviation = [1, 4, 5, 6, 8], np.sqrt(draws * 1 / 5 * 4 / 5)
+    assert counts[unseen].sum() == draws
+    np.testing.assert_allclose(counts[unseen], draws / 5, atol=4 * deviation)
+
+
+def test_without_exclusion_every_item_is_drawn_by_its_rank():
+    bits = np.arange(6, dtype=np.uint32).reshape(2, 3, 1)
+    drawn = negatives.draw(negatives.none_seen(2), np.arange(2), bits, 4)
+    np.testing.assert_array_equal(drawn, 1 + bits % 4)
+
+
+def test_bits_of_a_user_depend_on_seed_and_epoch_but_not_on_the_batch():
+    alone = negatives.random_bits(3, 1, jnp.array([7]), (5, 2))
+    among = negatives.random_bits(3, 1, jnp.array([2, 7, 4]), (5, 2))
+    np.testing.assert_array_equal(alone[0], among[1])
+    for seed, epoch, user in ((4, 1, 7), (3, 2, 7), (3, 1, 8)):
+        assert (negatives.random_bits(seed, epoch, jnp.array([user]), (5, 2)) != alone).any()
+
+
+def test_exposures_after_the_bound_are_not_excluded():
+    log = log_of([[1, 2, 3], [4, 1]])
+    seen = negatives.seen_until(log, np.array([1, 5]), 4)
+    bits = np.arange(3, dtype=np.uint32).reshape(1, 3, 1)
+    assert negatives.draw(seen, np.array([0]), bits, 4).ravel().tolist() == [2, 3, 4]
+
+
+def test_a_user_who_has_seen_everything_is_refused_with_the_remedy():
+    with pytest.raises(ValueError, match="user 1 has seen all 3 items.*exclude_seen=False"):
+        seen_of([[1], [3, 1, 2]], 3)
