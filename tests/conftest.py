@@ -1,10 +1,18 @@
 """Settings of every test: four simulated CPU devices, and no silent broadcasting between ranks."""
 
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> pathlib.Path:
+    """The folder with what the released code computes."""
+    return pathlib.Path(os.environ.get("SINE_GOLDEN_DIR") or pathlib.Path(__file__).parent / "golden")
