@@ -1,0 +1,179 @@
+"""Ranking metrics: one value per user, the mean afterwards.
+
+A `Ranking` holds all that they need: how many negatives stand above each positive. Raw scores are ranked and ties are
+halved: a positive's rank is its place among the positives, plus the negatives above it, plus half of those it ties
+with. Whatever is undefined for a user (no positive, or no negative) is NaN, and is neither averaged nor counted.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Ranking(NamedTuple):
+    """Where the positives of each user stand among the user's negatives.
+
+    P is the most positives that a user of the batch has (1 where a single target is ranked).
+    """
+
+    above: np.ndarray  # [B, P] float64, negatives above each positive, ties halved; best positive first
+    where: np.ndarray  # [B, P] bool, True where there is a positive
+    negatives: np.ndarray  # [B] int64, how many there are
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """[B, P] ranks from 1; fractions where a positive ties with negatives."""
+        return self.above + np.arange(1, self.above.shape[1] + 1)
+
+    @property
+    def defined(self) -> np.ndarray:
+        """[B] True where there is something to rank and something to rank it against."""
+        return self.where.any(axis=1) & (self.negatives > 0)
+
+
+class Sums(NamedTuple):
+    """A mean in the making, so that means merge over batches and hosts."""
+
+    total: float
+    number: int
+
+    @property
+    def mean(self) -> float:
+        """The mean of what was counted; NaN where nothing was."""
+        return self.total / self.number if self.number else float("nan")
+
+    def merge(self, other: Sums) -> Sums:
+        """The sums over both."""
+        return Sums(self.total + other.total, self.number + other.number)
+
+
+def sums(values: np.ndarray) -> Sums:
+    """Adds up the values [B] that are defined."""
+    return Sums(float(np.nansum(values, dtype=np.float64)), int(np.count_nonzero(~np.isnan(values))))
+
+
+def ranking(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> Ranking:
+    """Ranks each user's candidates, by sorting.
+
+    Args:
+      scores: [B, C] raw scores; only their order matters.
+      labels: [B, C] True for positives.
+      where: [B, C] True where there is a candidate.
+
+    Raises:
+      ValueError: a candidate's score is NaN.
+    """
+    _refuse_nan(scores, where)
+    scores, labels = np.asarray(scores), np.asarray(labels, bool)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ordered = np.take_along_axis(scores, order, axis=1)
+    negative = np.take_along_axis(where & ~labels, order, axis=1)
+    upto = np.cumsum(negative, axis=1)  # negatives among the first c + 1
+    # Equal scores form a group; each of its members stands below what came before, and half below the group's own.
+    begins = np.ones(scores.shape, bool)
+    begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    ends = np.roll(begins, -1, axis=1)
+    before = np.maximum.accumulate(np.where(begins, upto - negative, 0), axis=1)
+    count = upto[:, -1:] if scores.shape[1] else np.zeros((len(scores), 1), np.int64)
+    through = np.minimum.accumulate(np.where(ends, upto, count)[:, ::-1], axis=1)[:, ::-1]
+    positive = np.take_along_axis(where & labels, order, axis=1)
+    # Positives come first and keep their order, so that column p is the (p + 1)-th best of the user.
+    first = np.argsort(~positive, axis=1, kind="stable")[:, : max(1, int(positive.sum(axis=1).max(initial=0)))]
+    above = np.take_along_axis((before + through) / 2, first, axis=1)
+    return Ranking(above, np.take_along_axis(positive, first, axis=1), negative.sum(axis=1))
+
+
+def auc(ranking: Ranking) -> np.ndarray:
+    """[B] the share of (positive, negative) pairs in the right order, ties halved."""
+    above = np.where(ranking.where, ranking.above, 0).sum(axis=1)
+    return 1 - _divide(above, ranking.where.sum(axis=1) * ranking.negatives)
+
+
+def gauc(ranking: Ranking, *, least_negatives: int = 2) -> np.ndarray:
+    """[B] AUC of the users with at least two negatives, the population that the released code averages over."""
+    return np.where(ranking.negatives >= least_negatives, auc(ranking), np.nan)
+
+
+def ndcg(ranking: Ranking, *, cutoff: float = np.inf) -> np.ndarray:
+    """[B] discounted gain of the positives that rank within the cut-off, over the best possible."""
+    gains = np.where(ranking.where & (ranking.ranks <= cutoff), 1 / np.log2(1 + ranking.ranks), 0)
+    places = np.arange(1, ranking.where.shape[1] + 1)
+    possible = (places <= np.minimum(ranking.where.sum(axis=1), cutoff)[:, None]) / np.log2(1 + places)
+    return _divide(gains.sum(axis=1), np.where(ranking.defined, possible.sum(axis=1), 0))
+
+
+def reciprocal_rank(ranking: Ranking) -> np.ndarray:
+    """[B] one over the rank of the best positive."""
+    return _divide(np.ones(len(ranking.above)), np.where(ranking.defined, ranking.ranks[:, 0], 0))
+
+
+def hit_rate(ranking: Ranking, *, cutoff: float) -> np.ndarray:
+    """[B] 1 where a positive ranks within the cut-off, else 0."""
+    return np.where(ranking.defined, ranking.ranks[:, 0] <= cutoff, np.nan)
+
+
+def log_loss(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> np.ndarray:
+    """[B] mean over the candidates of `-log sigmoid(score)` for positives, `-log sigmoid(-score)` for negatives."""
+    _refuse_nan(scores, where)
+    scores = np.asarray(scores, np.float64)
+    losses = np.logaddexp(0, np.where(labels, -scores, scores))  # stable: log(1 + exp(x)) never overflows
+    return _divide(np.where(where, losses, 0).sum(axis=1), where.sum(axis=1))
+
+
+def f1(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> float:
+    """F1 over all candidates of all users, a score above 0 (a probability above 1/2) being a prediction."""
+    _refuse_nan(scores, where)
+    predicted, actual = where & (np.asarray(scores) > 0), where & labels
+    return float(_divide(2.0 * (predicted & actual).sum(), predicted.sum() + actual.sum()))
+
+
+def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num_users: int) -> np.ndarray:
+    """AUC over the candidates of all users thrown together, laid out so that users can be resampled.
+
+    Args:
+      scores: [R] raw scores of every candidate of every user.
+      labels: [R] True for positives.
+      users: [R] whose candidate it is, 0..num_users-1.
+      num_users: B.
+
+    Returns:
+      [B] values whose mean is exactly the pooled AUC; a user's distance from that mean, over B, is the user's
+      influence on it (to first order), so that an interval of the mean over users is one of the pooled AUC. All NaN
+      where there is no positive or no negative at all.
+
+    References:
+      Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53 (1997).
+    """
+    labels = np.asarray(labels, bool)
+    below = 1 - _share_above(scores, scores[~labels])  # of each candidate, against the negatives
+    above = _share_above(scores, scores[labels])
+    # A positive's share of negatives below it, and a negative's share of positives above it, have the same mean.
+    shares = np.where(labels, below, above)
+    total = shares[labels].mean() if labels.any() and not labels.all() else np.nan
+    weights = 1 / np.where(labels, max(labels.sum(), 1), max((~labels).sum(), 1))
+    influence = np.bincount(users, (shares - total) * weights, minlength=num_users)
+    return total + num_users * influence
+
+
+def _share_above(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """[R] the share of the reference scores above each score, ties halved; NaN against nothing."""
+    _refuse_nan(scores, np.ones(scores.shape, bool))
+    reference = np.sort(reference)
+    less, upto = (np.searchsorted(reference, scores, side=side) for side in ("left", "right"))
+    return 1 - _divide(less + upto, np.broadcast_to(2 * len(reference), scores.shape))
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """`numerator / denominator`; NaN where the denominator is 0."""
+    return np.divide(
+        numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=np.not_equal(denominator, 0)
+    )
+
+
+def _refuse_nan(scores: np.ndarray, where: np.ndarray) -> None:
+    """Scores that are not numbers have no order."""
+    bad = int(np.count_nonzero(np.isnan(scores) & where))
+    if bad:
+        raise ValueError(f"{bad} of {int(np.count_nonzero(where))} scores are NaN: the model has diverged")
