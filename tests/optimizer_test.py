@@ -1,0 +1,72 @@
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sine_jax import config as configs
+from sine_jax import model, optimizer, presets
+from sine_jax.config import OptimizerConfig
+
+
+def steps(config, gradients, value=1.0, num_steps=100):
+    """Parameters after each gradient."""
+    tx, params, seen = optimizer.build(config, num_steps=num_steps), {"x": jnp.array([[value]])}, []
+    state = tx.init(params)
+    for gradient in gradients:
+        updates, state = tx.update({"x": jnp.array([[gradient]])}, state, params)
+        params = optax.apply_updates(params, updates)
+        seen.append(float(params["x"][0, 0]))
+    return seen
+
+
+def test_the_first_adam_step_is_the_learning_rate():
+    (x,) = steps(OptimizerConfig(learning_rate=0.1, eps=0.0), [3.0])
+    assert x == pytest.approx(1 - 0.1)
+
+
+def test_adagrad_divides_by_the_root_of_summed_squares():
+    (x,) = steps(OptimizerConfig(name="adagrad", learning_rate=0.1, eps=0.0), [2.0])
+    assert x == pytest.approx(1 - 0.1 * 2 / math.sqrt(0.1 + 2**2))
+
+
+def test_adamw_shrinks_maps_by_rate_times_decay():
+    config = OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5)
+    (x,) = steps(config, [0.0], value=2.0)
+    assert x == pytest.approx(2 - 0.1 * 0.5 * 2)
+
+
+def test_decay_spares_embeddings_norms_and_biases():
+    config = configs.replace(presets.default(), {"model.max_len": 4, "model.dim": 4, "model.read_skips": True})
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), config, 5))
+    leaves = jax.tree_util.tree_leaves_with_path(optimizer.decayed(params))
+    decayed = {jax.tree_util.keystr(path) for path, yes in leaves if yes}
+    spared = {jax.tree_util.keystr(path) for path, yes in leaves if not yes}
+    assert decayed and all("kernel" in name or "weights" in name for name in decayed)
+    assert {"['item_embedding']", "['position_embedding']", "['polarity_embedding']", "['interests']"} <= spared
+    assert not any("bias" in name or "norm" in name for name in decayed)
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=0.0, clip_norm=1.0)
+    (x,) = steps(config, [1000.0])
+    assert x == pytest.approx(1 - 0.1 * 1 / math.sqrt(0.1 + 1**2))
+
+
+def test_warm_up_is_linear_and_cosine_ends_at_zero():
+    config = OptimizerConfig(learning_rate=0.4, schedule="cosine", warmup_steps=4)
+    rate = optimizer.learning_rate(config, num_updates=12)
+    np.testing.assert_allclose([rate(i) for i in range(5)], [0.0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    assert rate(8) == pytest.approx(0.2)
+    assert rate(12) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_accumulation_updates_once_with_the_mean_gradient():
+    config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=0.0)
+    (at_once,) = steps(config, [2.0])
+    first, second = steps(dataclasses.replace(config, accumulate=2), [1.0, 3.0])
+    assert first == 1.0
+    assert second == pytest.approx(at_once)
