@@ -1,0 +1,78 @@
+"""Named rules that make feedback of raw columns: what counts as watched, and what as an explicit dislike.
+
+A rule is written as text, so that a prepared data set can carry it:
+
+  column         the mapped column says it: 1 is watched, 0 is skipped
+  ratio:R        watched where play / duration >= R
+  seconds:S      watched where the play lasted at least S seconds
+
+An exposure that the user disliked explicitly is DISLIKED under every rule: neither watched nor a passive skip.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import polars as pl
+
+from sine_jax.types import DISLIKED, SKIPPED, WATCHED
+
+REMEDY = "write column, ratio:R (watched where play / duration >= R) or seconds:S (watched where play >= S seconds)"
+
+
+class Rule(NamedTuple):
+    """What counts as watched.
+
+    `watched` is a boolean expression over the canonical columns `watched` (0 or 1), `play` (ms) and `duration`
+    (ms); a row for which a column of `needs` is missing has no label.
+    """
+
+    text: str
+    needs: tuple[str, ...]
+    watched: pl.Expr
+
+
+def by_column() -> Rule:
+    """The mapped column says it."""
+    return Rule("column", ("watched",), pl.col("watched") == 1)
+
+
+def by_ratio(ratio: float) -> Rule:
+    """Watched where play / duration is at least `ratio`; loops make ratios above 1.
+
+    A duration of 0 has no ratio. It is never divided by: whoever applies the rule treats it as a missing duration.
+    """
+    return Rule(f"ratio:{ratio:g}", ("play", "duration"), pl.col("play") >= ratio * pl.col("duration"))
+
+
+def by_seconds(seconds: float) -> Rule:
+    """Watched where the play lasted at least `seconds`."""
+    return Rule(f"seconds:{seconds:g}", ("play",), pl.col("play") >= 1000 * seconds)
+
+
+def parse(text: str) -> Rule:
+    """The rule that `text` names.
+
+    Raises:
+      ValueError: no such rule, or a threshold that is not a positive number.
+    """
+    name, _, threshold = text.partition(":")
+    if text == "column":
+        return by_column()
+    rules = {"ratio": by_ratio, "seconds": by_seconds}
+    if name not in rules:
+        raise ValueError(f"no label rule {text!r}: {REMEDY}")
+    try:
+        value = float(threshold)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise ValueError(f"label rule {text!r} wants a number above 0: {REMEDY}")
+    return rules[name](value)
+
+
+def feedback(rule: Rule, disliked: pl.Expr) -> pl.Expr:
+    """The feedback code of each exposure, int8: DISLIKED where told so, else WATCHED or SKIPPED by the rule."""
+    code = pl.when(disliked).then(DISLIKED).when(rule.watched).then(WATCHED).otherwise(SKIPPED)
+    return code.cast(pl.Int8).alias("feedback")

@@ -1,0 +1,128 @@
+"""A log drawn from a seed, with interests and a skip effect of known strength.
+
+The generative model. There are G interests, N items and U users.
+
+  item v       interest g_v uniform over the G; popularity weight w_v = 1 / (1 + rank_v)^0.8, ranks a random permutation;
+               appeal a_v ~ Normal(0, 0.5^2); duration lognormal, median 15 s, sigma 0.6
+  user u       taste m_u ~ Dirichlet(0.3, ..., 0.3) over the interests; number of exposures 5 + Poisson(L - 5)
+  exposure t   with probability 0.6 its interest is drawn from m_u and its item within that interest by w,
+               else its item is drawn from the whole catalogue by w
+  feedback     watched with probability sigmoid( -1 + affinity * (G m_u[g_v] - 1) / G^0.5 + a_v - skip_effect * z_t ),
+               z_t = 1 where the exposure before was skipped and has the same interest g as this one, else 0
+  play         duration * Uniform(0.7, 1.1) where watched, duration * Uniform(0, 0.3) where skipped
+  time         a uniform start within April 2022, gaps of the duration's size
+
+So log-odds of watching fall by exactly `skip_effect` right after a skip of the same interest, and with
+`skip_effect=0` a skip tells nothing beyond the user's taste.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+USERS_A_PIECE = 20_000
+START_MS, MONTH_MS = 1_648_771_200_000, 30 * 86_400_000  # April 2022
+
+
+class Settings(NamedTuple):
+    """What the log is drawn from."""
+
+    seed: int = 0
+    num_users: int = 2_000
+    num_items: int = 1_000
+    num_exposures: int = 50  # L, the mean per user
+    num_interests: int = 8  # G
+    affinity: float = 1.5
+    skip_effect: float = 1.0
+
+
+class Catalogue(NamedTuple):
+    """The items, grouped by interest."""
+
+    interests: np.ndarray  # [N] g_v, ascending
+    cumulated: np.ndarray  # [N + 1] sums of w_v before each item
+    bounds: np.ndarray  # [G + 1] where each interest's items begin
+    appeals: np.ndarray  # [N] a_v
+    durations: np.ndarray  # [N] ms
+
+
+def check(settings: Settings) -> None:
+    """Raises a ValueError for settings from which nothing can be drawn."""
+    rules = (
+        (settings.num_users >= 1, "users must be at least 1"),
+        (settings.num_exposures >= 5, "exposures per user must be at least 5"),
+        (settings.num_interests >= 1, "interests must be at least 1"),
+        (settings.num_items >= settings.num_interests, "items must be at least as many as interests"),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(f"synthetic log: {message}")
+
+
+def frames(settings: Settings) -> Iterator[pl.DataFrame]:
+    """The log, some users at a time: user_id, item_id, time_ms, play_time_ms, duration_ms, long_view, by time."""
+    check(settings)
+    items = catalogue(settings)
+    for piece, first in enumerate(range(0, settings.num_users, USERS_A_PIECE)):
+        num_users = min(USERS_A_PIECE, settings.num_users - first)
+        random = np.random.Generator(np.random.PCG64([settings.seed, 1, piece]))
+        yield _exposures(random, items, settings, num_users).with_columns(pl.col("user_id") + first).sort("time_ms")
+
+
+def catalogue(settings: Settings) -> Catalogue:
+    """Draws the items."""
+    random = np.random.Generator(np.random.PCG64([settings.seed, 0]))
+    num_items, groups = settings.num_items, settings.num_interests
+    # One item of each interest first, so that no interest is without items.
+    interests = np.sort(np.concatenate([np.arange(groups), random.integers(0, groups, num_items - groups)]))
+    weights = (1.0 + random.permutation(num_items)) ** -0.8
+    return Catalogue(
+        interests=interests,
+        cumulated=np.concatenate([[0.0], np.cumsum(weights)]),
+        bounds=np.searchsorted(interests, np.arange(groups + 1)),
+        appeals=random.normal(0.0, 0.5, num_items),
+        durations=(15_000 * np.exp(random.normal(0.0, 0.6, num_items))).astype(np.int64),
+    )
+
+
+def _exposures(random: np.random.Generator, items: Catalogue, settings: Settings, num_users: int) -> pl.DataFrame:
+    """Draws users and what they were shown, all users at once, one exposure after the other."""
+    tastes = random.dirichlet(np.full(settings.num_interests, 0.3), num_users)
+    lengths = 5 + random.poisson(settings.num_exposures - 5, num_users)
+    clocks = START_MS + random.integers(0, MONTH_MS, num_users)
+    last_skipped = np.full(num_users, -1)  # interest of the exposure before, where it was skipped
+    steps = []
+    for step in range(int(lengths.max())):
+        users = np.flatnonzero(lengths > step)
+        shown = _shown(random, items, tastes[users])
+        interests = items.interests[shown]
+        excess = settings.num_interests * tastes[users, interests] - 1
+        logits = -1 + settings.affinity * excess / settings.num_interests**0.5 + items.appeals[shown]
+        logits -= settings.skip_effect * (last_skipped[users] == interests)
+        watched = random.random(len(users)) < 1 / (1 + np.exp(-logits))
+        last_skipped[users] = np.where(watched, -1, interests)
+        share = np.where(watched, random.uniform(0.7, 1.1, len(users)), random.uniform(0, 0.3, len(users)))
+        plays = (share * items.durations[shown]).astype(np.int64)
+        steps.append((users, shown + 1, clocks[users], plays, items.durations[shown], watched.astype(np.int8)))
+        clocks[users] += plays + random.integers(200, 5_000, len(users))
+    names = ("user_id", "item_id", "time_ms", "play_time_ms", "duration_ms", "long_view")
+    return pl.DataFrame(
+        {name: np.concatenate(parts) for name, parts in zip(names, zip(*steps, strict=True), strict=True)}
+    )
+
+
+def _shown(random: np.random.Generator, items: Catalogue, tastes: np.ndarray) -> np.ndarray:
+    """One item per user, by the user's taste or by popularity alone."""
+    num_users = len(tastes)
+    cumulated = np.cumsum(tastes, axis=1)
+    drawn = (random.random(num_users)[:, None] * cumulated[:, -1:] > cumulated).sum(axis=1)
+    by_taste = random.random(num_users) < 0.6
+    begin = np.where(by_taste, items.bounds[drawn], 0)
+    end = np.where(by_taste, items.bounds[drawn + 1], len(items.interests))
+    low, high = items.cumulated[begin], items.cumulated[end]
+    at = np.searchsorted(items.cumulated, low + random.random(num_users) * (high - low), side="right") - 1
+    return np.clip(at, begin, end - 1)
