@@ -84,6 +84,25 @@ def replicate(tree: Tree) -> Tree:
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
+def on_host(fn: Callable[..., Tree]) -> Callable[..., Tree]:
+    """Runs `fn` on the CPU where JAX has one beside the accelerator, so that it does not queue behind training."""
+
+    @functools.wraps(fn)
+    def wrapped(*args: Any) -> Tree:
+        with jax.default_device(_host_device()):
+            return fn(*args)
+
+    return wrapped
+
+
+@functools.cache
+def _host_device() -> jax.Device | None:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX was told to use the accelerator alone
+        return None
+
+
 def map_rows(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
     """Compiles `fn(replicated, rows) -> rows` to run on every device of this process, each with its share of the rows.
 

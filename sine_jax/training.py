@@ -1,0 +1,212 @@
+"""The train step, and an epoch of them on any number of devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from sine_jax import model, negatives, parallel, pipeline
+from sine_jax.config import Config
+from sine_jax.objective import objective
+from sine_jax.types import Array, Params, TrainBatch
+
+Report = dict[str, Any]  # [] per step, or [steps]: the loss, its terms, and norms
+Receive = Callable[[Report], None]
+RunEpoch = Callable[["TrainState", int, Receive], "TrainState"]
+
+
+class TrainState(NamedTuple):
+    """All that training changes."""
+
+    step: Array  # [] int32, batches done
+    params: Params
+    opt_state: Any
+
+
+def init_state(config: Config, optimizer: optax.GradientTransformation, *, num_items: int) -> TrainState:
+    """The state before the first step, drawn from `train.seed`."""
+    params = model.init(jax.random.key(config.train.seed), config, num_items)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batches: TrainBatch | Sequence[TrainBatch],
+    *,
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Report]:
+    """One update: pure, to be jitted alone or mapped over devices.
+
+    Args:
+      state: before.
+      batches: a batch of B windows, or batches of several widths that count as one.
+      config: the choices; the randomness of a step follows from `train.seed` and `state.step`.
+      optimizer: of `optimizer.build`.
+      axis_name: device axis, if any.
+
+    Returns:
+      The state after, and its report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
+      `parameter_norm`, each [].
+    """
+    key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    key = jax.random.fold_in(key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
+    (loss, terms), gradients = jax.value_and_grad(objective, has_aux=True)(
+        state.params, batches, key, config, step=state.step, axis_name=axis_name
+    )
+    if axis_name is not None:
+        loss, terms, gradients = jax.lax.pmean((loss, terms, gradients), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    report = {
+        "loss": loss,
+        **terms,
+        "gradient_norm": optax.global_norm(gradients),
+        "update_norm": optax.global_norm(updates),
+        "parameter_norm": optax.global_norm(params),
+    }
+    return TrainState(state.step + 1, params, opt_state), report
+
+
+def resident_epoch(
+    config: Config,
+    source: pipeline.Columns,
+    strata: pipeline.Strata,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_items: int,
+) -> RunEpoch:
+    """Trains with the log on the device: batches are gathered there, many steps to a dispatch.
+
+    Returns:
+      A function of the state, the epoch, and a receiver of reports (each value [steps]), that returns the new state.
+    """
+    step = functools.partial(train_step, config=config, optimizer=optimizer, axis_name=parallel.AXIS)
+    dispatches = -(-strata.num_steps // config.train.steps_per_call)
+    length = -(-strata.num_steps // dispatches)
+
+    def run(state: TrainState, shared: Any, users: Sequence[Array]) -> tuple[TrainState, Report]:
+        """Runs `count` of up to `length` steps: an epoch's last dispatch may do fewer, in the same shape."""
+        resident, epoch, count = shared
+
+        def gather(i: Array | int) -> tuple[TrainBatch, ...]:
+            return tuple(
+                _gather(resident, rows[:, i], epoch, width=stratum.width, num_items=num_items, config=config)
+                for rows, stratum in zip(users, strata.strata, strict=True)
+            )
+
+        def body(i: Array, carry: tuple[TrainState, Report]) -> tuple[TrainState, Report]:
+            state, report = step(carry[0], gather(i))
+            return state, jax.tree.map(lambda all_steps, one: all_steps.at[i].set(one), carry[1], report)
+
+        shapes = jax.eval_shape(lambda: step(state, gather(0))[1])
+        report = jax.tree.map(lambda one: jnp.zeros((length, *one.shape), one.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, report))
+
+    dispatch = parallel.update(run)
+    resident = parallel.replicate(source)
+
+    def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
+        batches = _epoch_batches(strata, config, epoch)
+        rows = parallel.shard(parallel.process_rows(tuple(np.ascontiguousarray(b.T) for b in batches)))
+        for begin in range(0, strata.num_steps, length):
+            count = min(length, strata.num_steps - begin)
+            taken = np.minimum(np.arange(begin, begin + length), strata.num_steps - 1)
+            drawn = np.int32(pipeline.negatives_epoch(epoch, config))
+            yield count, (resident, drawn, np.int32(count)), tuple(r[:, :, taken] for r in rows)
+
+    def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
+        return _run_calls(dispatch, state, calls(epoch), receive)
+
+    return run_epoch
+
+
+def streamed_epoch(
+    config: Config,
+    source: pipeline.Columns,
+    strata: pipeline.Strata,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_items: int,
+) -> RunEpoch:
+    """Trains with the log on the host: batches are assembled there by a thread, one step to a dispatch.
+
+    Batches, and so what is learned, are those of `resident_epoch`.
+
+    Returns:
+      A function of the state, the epoch, and a receiver of reports (each value [1]), that returns the new state.
+    """
+
+    def run(state: TrainState, _: None, batches: tuple[TrainBatch, ...]) -> tuple[TrainState, Report]:
+        state, report = train_step(state, batches, config=config, optimizer=optimizer, axis_name=parallel.AXIS)
+        return state, jax.tree.map(lambda value: value[None], report)
+
+    dispatch = parallel.update(run)
+
+    def calls(epoch: int) -> Iterator[tuple[int, None, Any]]:
+        for users in zip(*_epoch_batches(strata, config, epoch), strict=True):
+            rows = parallel.process_rows(users)
+            yield 1, None, parallel.shard(host_batches(source, strata, rows, config, epoch=epoch, num_items=num_items))
+
+    def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
+        return _run_calls(dispatch, state, pipeline.prefetch(calls(epoch), size=2), receive)
+
+    return run_epoch
+
+
+def host_batches(
+    source: pipeline.Columns,
+    strata: pipeline.Strata,
+    users: Sequence[np.ndarray],
+    config: Config,
+    *,
+    epoch: int,
+    num_items: int,
+) -> tuple[TrainBatch, ...]:
+    """The batches of one step as numpy arrays, one per stratum, for its users [rows] of `pipeline.schedule`."""
+    drawn = pipeline.negatives_epoch(epoch, config)
+    batches = []
+    for rows, stratum in zip(users, strata.strata, strict=True):
+        shape = (stratum.width, config.objective.num_negatives)
+        bits = parallel.on_host(_random_bits)(config.train.seed, drawn, rows, shape)
+        batches.append(pipeline.assemble(source, rows, np.asarray(bits), width=stratum.width, num_items=num_items))
+    return tuple(batches)
+
+
+_random_bits = jax.jit(negatives.random_bits, static_argnums=(0, 3))
+
+
+def _gather(
+    source: pipeline.Columns, users: Array, epoch: Array, *, width: int, num_items: int, config: Config
+) -> TrainBatch:
+    """The same batch, inside jit."""
+    bits = negatives.random_bits(config.train.seed, epoch, users, (width, config.objective.num_negatives))
+    return pipeline.assemble(source, users, bits, width=width, num_items=num_items)
+
+
+def _epoch_batches(strata: pipeline.Strata, config: Config, epoch: int) -> tuple[np.ndarray, ...]:
+    return pipeline.schedule(strata, seed=config.train.seed, epoch=epoch, multiple=parallel.device_count())
+
+
+def _run_calls(dispatch: Callable, state: TrainState, calls: Iterator, receive: Receive) -> TrainState:
+    """Runs dispatches, reading the report of each while the next one is under way: the device never waits."""
+    pending = None
+    for count, shared, rows in calls:
+        state, report = dispatch(state, shared, rows)
+        if pending is not None:
+            receive(_on_host(*pending))
+        pending = count, report
+    if pending is not None:
+        receive(_on_host(*pending))
+    return state
+
+
+def _on_host(count: int, report: Report) -> Report:
+    return {name: np.asarray(values)[:count] for name, values in jax.device_get(report).items()}
