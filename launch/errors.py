@@ -6,18 +6,25 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 
 def launch_app(main: Callable[[], None]) -> None:
     """Parses the flags, calls `main`, and turns a user's mistake into one line and exit code 1.
 
     Mistakes are ValueError and OSError, which the library raises where input enters, with the remedy in the message.
-    `--verbosity=1` shows the traceback instead.
+    `--verbosity=1` shows the traceback instead. `--help` prints the docstring of `main`'s module and every flag that a
+    module of `launch` defines, whether started by `python -m` or by a console script.
 
     Args:
       main: the launch, reading its own flags.
     """
+    flags.FLAGS.set_default("verbosity", logging.WARNING)  # the libraries below tell their every step at INFO
+    sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
+    for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
+        if module.startswith("launch."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1:

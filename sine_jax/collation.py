@@ -19,10 +19,12 @@ import numpy as np
 import polars as pl
 
 from sine_jax.rawfiles import Piece
-from sine_jax.types import EventLog, WATCHED
+from sine_jax.types import WATCHED, EventLog
 
 SORT_EVENTS = 1 << 23  # sorted at once
 BLOCK_EVENTS = 1 << 17  # handed out at once; a user is never split
+
+_COLUMNS = {"items": "item", "feedback": "feedback", "times": "time", "plays": "play", "durations": "duration"}
 
 
 class Collation(NamedTuple):
@@ -107,11 +109,12 @@ def blocks(collation: Collation) -> Iterator[EventLog]:
     for begin, end in _ranges(ends, SORT_EVENTS):
         mine = events.filter(pl.col("user").is_between(begin, end, closed="left"))
         frame = mine.collect().sort("user", "time", "order", "arrival")
-        columns = [frame[name].to_numpy() for name in ("item", "feedback", "time", "play", "duration")]
+        columns = {name: frame[column].to_numpy() for name, column in _COLUMNS.items()}
         sub_ends = ends[begin:end] - (ends[begin] - collation.lengths[begin])
         for first, last in _ranges(sub_ends, BLOCK_EVENTS):
             offsets = np.concatenate([[0], sub_ends])[first : last + 1]
-            yield EventLog(*(column[offsets[0] : offsets[-1]] for column in columns), offsets=offsets - offsets[0])
+            block = {name: column[offsets[0] : offsets[-1]] for name, column in columns.items()}
+            yield EventLog(**block, offsets=offsets - offsets[0])
 
 
 def _ranges(ends: np.ndarray, size: int) -> Iterator[tuple[int, int]]:

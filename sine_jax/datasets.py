@@ -13,13 +13,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +24,8 @@ import numpy as np
 import polars as pl
 import tensorflow_datasets as tfds
 
-from sine_jax import collation, ingest, labels
-from sine_jax.sources import SOURCES, Source
-from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
+from sine_jax.sources import SOURCES
+from sine_jax.types import EventLog
 
 FORMAT = "1.0.0"
 SPLIT = "log"
@@ -126,63 +121,6 @@ class Exposures(tfds.core.GeneratorBasedBuilder):
             yield key, {name: column.astype(DTYPES[name], copy=False) for name, column in columns.items()}
 
 
-def prepare(
-    source: Source,
-    out: str | os.PathLike[str],
-    *,
-    rule: labels.Rule | None = None,
-    min_positives: int = 3,
-    min_exposures: int = 1,
-    drop: Sequence[str] = (),
-    overwrite: bool = False,
-) -> DataInfo:
-    """Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it.
-
-    Everything is written to a temporary folder next to `out`, which is renamed at the end: either a whole data set
-    is there or nothing.
-
-    Args:
-      source: where the log comes from.
-      out: folder of the prepared data set.
-      rule: what counts as watched; None for the source's own.
-      min_positives: users with fewer watched exposures are left out; a split needs 3.
-      min_exposures: items shown less often are left out.
-      drop: kinds of bad rows to drop and count, of `ragged` and `invalid`; others are refused.
-      overwrite: replace a prepared data set that is there.
-
-    Raises:
-      ValueError: bad input, with file, row and remedy, or a place that cannot be written.
-    """
-    out, rule = Path(os.path.abspath(out)), rule or labels.parse(source.label)
-    _check_target(out, overwrite=overwrite)
-    ingest.check_rule(source.columns, rule)
-    with _scratch(out) as scratch:
-        pieces = source.read(ingest.raw_columns(source.columns, rule), drop)
-        pieces = ingest.canonical(pieces, source.columns, source.units, rule, drop=drop)
-        files, dropped = collation.spill(pieces, scratch)
-        collated = collation.collate(files, scratch, min_positives=min_positives, min_exposures=min_exposures)
-        for file in files:
-            file.unlink()
-        summary = _Summary()
-        folder = _write_records(source.name, summary.through(collation.blocks(collated)), scratch)
-        pl.DataFrame({"id": collated.users}).write_parquet(folder / USERS)
-        pl.DataFrame({"id": collated.items}).write_parquet(folder / ITEMS)
-        info = summary.info(
-            source=source.name,
-            label_rule=_readable(source, rule),
-            filters={"min_positives": min_positives, "min_exposures": min_exposures},
-            dropped=dropped | collated.dropped,
-            users=collated.users,
-            items=collated.items,
-        )
-        (folder / INFO).write_text(info.to_json())
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rename(scratch / "replaced")
-        folder.rename(out)
-    return info
-
-
 def load(path: str | os.PathLike[str]) -> Dataset:
     """Reads a prepared data set into columns, and checks it against its fingerprint.
 
@@ -190,9 +128,8 @@ def load(path: str | os.PathLike[str]) -> Dataset:
       ValueError: there is none, or it is damaged or incomplete.
     """
     info = read_info(path)
-    log = EventLog(*(np.empty(info.num_events, DTYPES[name]) for name in EventLog._fields[:-1]), offsets=np.empty(0))
-    lengths = np.empty(info.num_users, DTYPES["lengths"])
-    columns = log._asdict() | {"lengths": lengths}
+    sizes = {name: info.num_users if name == "lengths" else info.num_events for name in DTYPES}
+    columns = {name: np.empty(size, DTYPES[name]) for name, size in sizes.items()}
     filled = dict.fromkeys(DTYPES, 0)
     try:
         for record in tfds.builder_from_directory(path).as_data_source(SPLIT):
@@ -200,17 +137,13 @@ def load(path: str | os.PathLike[str]) -> Dataset:
                 columns[name][filled[name] : filled[name] + len(values)] = values
                 filled[name] += len(values)
     except Exception as error:  # tfds and array_record raise a dozen types for what is one mistake here
-        raise ValueError(
-            f"{path}: the prepared data set is damaged ({_first_line(error)}); prepare it again"
-        ) from error
-    sizes = {name: info.num_users if name == "lengths" else info.num_events for name in DTYPES}
-    log = log._replace(offsets=np.concatenate([[0], np.cumsum(lengths)]))
-    digests = [hashlib.sha256(columns[name]).hexdigest() for name in DTYPES]
-    if filled != sizes or _combined([*digests, _digest(user_ids(path)), info.vocabulary]) != info.fingerprint:
-        raise ValueError(
-            f"{path}: the prepared data set is damaged (its content is not what was written); prepare it again"
-        )
-    return Dataset(log, info, str(path))
+        raise ValueError(f"{path}: the prepared data set is damaged ({first_line(error)}); prepare it again") from error
+    digests = [hashlib.sha256(columns[name].data).hexdigest() for name in DTYPES]
+    digests += [id_digest(_ids(Path(path) / USERS)), id_digest(_ids(Path(path) / ITEMS))]
+    if filled != sizes or combined_digest(digests) != info.fingerprint:
+        raise ValueError(f"{path}: the prepared data set is damaged (not what was written); prepare it again")
+    offsets = np.concatenate([[0], np.cumsum(columns.pop("lengths"))])
+    return Dataset(EventLog(**columns, offsets=offsets), info, str(path))
 
 
 def read_info(path: str | os.PathLike[str]) -> DataInfo:
@@ -246,99 +179,25 @@ def numbers(ids: pl.Series, external: Sequence[str]) -> np.ndarray:
     return found.cast(pl.Int32).fill_null(-1).to_numpy()
 
 
-class _Summary:
-    """Counts and digests of the blocks that pass through it."""
-
-    def __init__(self) -> None:
-        self._digests = {name: hashlib.sha256() for name in DTYPES}
-        self._counts = np.zeros(3, np.int64)
-        self._has_times = True
-
-    def through(self, blocks: Iterator[EventLog]) -> Iterator[EventLog]:
-        """Yields the blocks unchanged."""
-        for block in blocks:
-            for name, digest in self._digests.items():
-                column = np.diff(block.offsets) if name == "lengths" else getattr(block, name)
-                digest.update(np.ascontiguousarray(column, DTYPES[name]))
-            self._counts += np.bincount(block.feedback, minlength=3)
-            self._has_times &= bool((block.times >= 0).all())
-            yield block
-
-    def info(self, *, users: pl.Series, items: pl.Series, **told: Any) -> DataInfo:
-        """What is known once all blocks have passed."""
-        watched, skipped = int(self._counts[WATCHED]), int(self._counts[SKIPPED])
-        vocabulary = _digest(items)
-        digests = [digest.hexdigest() for digest in self._digests.values()]
-        return DataInfo(
-            num_users=len(users),
-            num_items=len(items),
-            num_events=int(self._counts.sum()),
-            num_watched=watched,
-            num_skipped=skipped,
-            num_disliked=int(self._counts[DISLIKED]),
-            skip_rate=skipped / max(1, skipped + watched),
-            has_times=self._has_times,
-            fingerprint=_combined([*digests, _digest(users), vocabulary]),
-            vocabulary=vocabulary,
-            versions=_versions(),
-            **told,
-        )
-
-
-def _digest(ids: pl.Series) -> str:
+def id_digest(ids: pl.Series) -> str:
     """SHA-256 of external ids: their lengths in bytes, then their bytes."""
-    digest = hashlib.sha256(ids.str.len_bytes().cast(pl.Int64).to_numpy())
+    digest = hashlib.sha256(ids.str.len_bytes().cast(pl.Int64).to_numpy().data)
     digest.update("".join(ids.to_list()).encode())
     return digest.hexdigest()
 
 
-def _combined(digests: Sequence[str]) -> str:
+def combined_digest(digests: Sequence[str]) -> str:
     """One fingerprint of several."""
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
 
-def _readable(source: Source, rule: labels.Rule) -> str:
-    """The label rule in words that name the raw columns."""
-    named = {role: getattr(source.columns, role) for role in rule.needs}
-    dislike = f"; disliked where {source.columns.dislike} is 1" if source.columns.dislike else ""
-    return f"{rule.text} ({', '.join(f'{role}={name}' for role, name in named.items())}){dislike}"
-
-
-def _write_records(source: str, blocks: Iterator[EventLog], scratch: Path) -> Path:
+def write_records(source: str, blocks: Iterator[EventLog], scratch: Path) -> Path:
     """Has tfds write the blocks; returns the folder."""
     tfds.disable_progress_bar()
     builder = Exposures(source, blocks, data_dir=scratch)
     with contextlib.redirect_stdout(io.StringIO()):  # tfds announces a download
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     return Path(builder.data_dir)
-
-
-def _check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuses a target that holds something."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / INFO).is_file():
-        raise ValueError(f"{out}: exists and is no prepared data set; choose another --out")
-    if not overwrite:
-        raise ValueError(f"{out}: a prepared data set is there already; choose another --out, or pass --overwrite")
-
-
-@contextlib.contextmanager
-def _scratch(out: Path) -> Iterator[Path]:
-    """A folder on the disk of `out` that is gone afterwards, whatever happens."""
-    place = next(parent for parent in out.parents if parent.exists())
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=place))
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}: {place}); choose another --out") from error
-    try:
-        yield scratch
-    except (OSError, pl.exceptions.ComputeError) as error:
-        raise ValueError(
-            f"{out}: cannot be written ({_first_line(error)}); free some space or choose another --out"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _ids(file: Path) -> pl.Series:
@@ -349,15 +208,6 @@ def _ids(file: Path) -> pl.Series:
         raise ValueError(f"{file}: damaged or missing; prepare the data set again") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """An error in one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _versions() -> dict[str, str]:
-    """Of what made the data set."""
-    versions = {"format": FORMAT, "python": platform.python_version()}
-    for package in ("sine_jax", "polars", "tensorflow-datasets", "array_record"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions

@@ -157,7 +157,7 @@ class _Lines(NamedTuple):
     inside: np.ndarray | None  # [len(text)] True within quotes, where there are any
 
 
-def _blocks(path: Path, stream: IO[bytes], line: int) -> Iterator[_Lines]:
+def _blocks(path: Path, stream: gzip.GzipFile | IO[bytes], line: int) -> Iterator[_Lines]:
     """Cuts a stream behind the last whole row of each block."""
     rest, more = b"", True
     while more:

@@ -86,9 +86,9 @@ def generated(settings: synthetic.Settings) -> Source:
 def kuairand(path: Path, columns: Columns | None, *, random_logs: bool) -> Source:
     """KuaiRand-Pure, -1K or -27K as published: the folder, or the one above it.
 
-    The standard logs of 8-21 April and of 22 April - 8 May, then (unless `random_logs` is False) the log of the randomly
-    exposed videos, each of which may come in parts. Where video_features_basic is at hand, its `video_duration`
-    stands in for a `duration_ms` of 0.
+    The standard logs of 8-21 April and of 22 April - 8 May, then (unless `random_logs` is False) the log of the
+    randomly exposed videos, each of which may come in parts. Where video_features_basic is at hand, its
+    `video_duration` stands in for a `duration_ms` of 0.
     """
     folder = path / "data" if (path / "data").is_dir() else path
     if not folder.is_dir():
@@ -171,8 +171,8 @@ def _exploded(piece: Piece, drop: Sequence[str]) -> Piece:
     if unequal.any() and "invalid" not in drop:
         row = lists.row(unequal.to_list().index(True), named=True)
         raise ValueError(
-            f"{piece.path}, row {row[ROW]}: {len(row['items'] or [])} items but {len(row['feedback'] or [])} feedbacks; "
-            "mend the row, or leave such rows out with --on_bad_row=drop"
+            f"{piece.path}, row {row[ROW]}: {len(row['items'] or [])} items but {len(row['feedback'] or [])} "
+            "feedbacks; mend the row, or leave such rows out with --on_bad_row=drop"
         )
     dropped = dict(piece.dropped)
     if unequal.any():

@@ -2,7 +2,7 @@
 
 The generative model. There are G interests, N items and U users.
 
-  item v       interest g_v uniform over the G; popularity weight w_v = 1 / (1 + rank_v)^0.8, ranks a random permutation;
+  item v       interest g_v uniform over the G; popularity weight w_v = 1 / (1 + rank_v)^0.8, ranks 0..N-1 shuffled;
                appeal a_v ~ Normal(0, 0.5^2); duration lognormal, median 15 s, sigma 0.6
   user u       taste m_u ~ Dirichlet(0.3, ..., 0.3) over the interests; number of exposures 5 + Poisson(L - 5)
   exposure t   with probability 0.6 its interest is drawn from m_u and its item within that interest by w,

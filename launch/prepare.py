@@ -1,0 +1,199 @@
+r"""Prepares a log: reads raw files once and writes a data set that training and evaluation load in seconds.
+
+For example:
+
+  The shipped sample, 2,000 users of KuaiRand-Pure:
+    python -m launch.prepare --source=sample --out=data/sample
+
+  Your own log, CSV (also .gz), Parquet, or a folder of them:
+    python -m launch.prepare --source=log --input=log.csv --out=data/mine \
+      --columns=user=user_id,item=video_id,time=time_ms,watched=long_view
+
+  ... without a watched column: watched where at least half of the video was played
+    python -m launch.prepare --source=log --input=logs/ --out=data/mine --label=ratio:0.5 \
+      --columns=user=uid,item=vid,time=ts,play=play_ms,duration=video_ms,dislike=not_interested --time_unit=s
+
+  ... without times: `order` is any number that grows with time
+    python -m launch.prepare --source=log --input=log.parquet --out=data/mine \
+      --columns=user=user_id,item=item_id,order=step,watched=long_view
+
+  KuaiRand as published (Pure, 1K or 27K), watched by `long_view` or by 5 seconds of play:
+    python -m launch.prepare --source=kuairand --input=KuaiRand-Pure --out=data/pure
+    python -m launch.prepare --source=kuairand --input=KuaiRand-Pure --out=data/pure5 --label=seconds:5
+
+  WeChat Big Data Challenge 2021 (user_action.csv, feed_info.csv):
+    python -m launch.prepare --source=wechat2021 --input=wechat --out=data/wechat --label=ratio:0.5
+
+  The text format of the authors' code, and a log drawn from a seed:
+    python -m launch.prepare --source=released --input=data.txt --out=data/released
+    python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=2
+
+  How long 10 million rows take (draw a log, write it as CSV, then time its preparation):
+    python -m launch.prepare --source=synthetic --users=200000 --items=50000 --export=/tmp/log.csv
+    time python -m launch.prepare --source=log --input=/tmp/log.csv --out=/tmp/timed \
+      --columns=user=user_id,item=item_id,time=time_ms,watched=long_view,play=play_time_ms,duration=duration_ms
+
+Roles of --columns: user, item; time and/or order; watched, or play (and duration) with --label; dislike.
+Exposures are sorted by user, time, order, then their place in the input. Files of a folder are read by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from absl import flags
+
+from launch.errors import launch_app
+from sine_jax import ingest, labels, preparation, sources, synthetic
+from sine_jax.datasets import DataInfo
+
+SOURCE = flags.DEFINE_enum("source", None, list(sources.SOURCES), "Where the log comes from.", required=True)
+INPUT = flags.DEFINE_string("input", None, "The raw file or folder (not for sample and synthetic).")
+OUT = flags.DEFINE_string("out", None, "Folder of the prepared data set; must not exist yet.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the prepared data set that is at --out.")
+COLUMNS = flags.DEFINE_string("columns", None, "Column map role=name,... (log; kuairand: replaces its own map).")
+LABEL = flags.DEFINE_string(
+    "label",
+    None,
+    "What counts as watched: `column`, `ratio:R` (play / duration >= R) or `seconds:S` (play >= S s). By default "
+    "`column`; wechat2021 has none: `ratio:0.5`, or `seconds:5` without feed_info.csv.",
+)
+MIN_POSITIVES = flags.DEFINE_integer(
+    "min_positives", 3, "Leave out users with fewer watched exposures (a split needs 3).", lower_bound=0
+)
+MIN_EXPOSURES = flags.DEFINE_integer(
+    "min_exposures", 1, "Leave out items shown less often, before users are counted.", lower_bound=1
+)
+ON_BAD_ROW = flags.DEFINE_enum("on_bad_row", "error", ["error", "drop"], "Stop at a bad row, or drop and count it.")
+TIME_UNIT = flags.DEFINE_enum("time_unit", "ms", list(ingest.MILLISECONDS), "Unit of the time column (log).")
+PLAY_UNIT = flags.DEFINE_enum("play_unit", "ms", list(ingest.MILLISECONDS), "Unit of the play column (log).")
+DURATION_UNIT = flags.DEFINE_enum("duration_unit", "ms", list(ingest.MILLISECONDS), "Unit of the duration (log).")
+RANDOM_LOGS = flags.DEFINE_bool("random_logs", True, "Read the log of randomly exposed videos too (kuairand).")
+
+_DEFAULTS = synthetic.Settings()
+SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Seed (synthetic).")
+NUM_USERS = flags.DEFINE_integer("users", _DEFAULTS.num_users, "Users (synthetic).")
+NUM_ITEMS = flags.DEFINE_integer("items", _DEFAULTS.num_items, "Items (synthetic).")
+NUM_EXPOSURES = flags.DEFINE_integer("exposures", _DEFAULTS.num_exposures, "Mean exposures per user (synthetic).")
+NUM_INTERESTS = flags.DEFINE_integer("interests", _DEFAULTS.num_interests, "Planted interests (synthetic).")
+AFFINITY = flags.DEFINE_float("affinity", _DEFAULTS.affinity, "Strength of the interests (synthetic).")
+SKIP_EFFECT = flags.DEFINE_float(
+    "skip_effect", _DEFAULTS.skip_effect, "Log-odds of watching lost right after a skip of that interest (synthetic)."
+)
+EXPORT = flags.DEFINE_string(
+    "export", None, "Write the raw log here, as FILE.csv or as a folder of Parquet files (synthetic)."
+)
+
+
+def main() -> None:
+    """Prepares what the flags say, and prints a summary."""
+    if OUT.value is None and EXPORT.value is None:
+        raise ValueError("where to? pass --out=FOLDER")
+    if EXPORT.value is not None:
+        if SOURCE.value != "synthetic":
+            raise ValueError("--export is for --source=synthetic")
+        rows = export(synthetic_settings(), Path(EXPORT.value))
+        print(f"wrote {rows:,} rows to {EXPORT.value}")
+    if OUT.value is not None:
+        info = preparation.prepare(
+            source(),
+            OUT.value,
+            rule=labels.parse(LABEL.value) if LABEL.value else None,
+            min_positives=MIN_POSITIVES.value,
+            min_exposures=MIN_EXPOSURES.value,
+            drop=("ragged", "invalid") if ON_BAD_ROW.value == "drop" else (),
+            overwrite=OVERWRITE.value,
+        )
+        print(summary(info, OUT.value))
+
+
+def source() -> sources.Source:
+    """The source that the flags describe."""
+    name = SOURCE.value
+    if name == "sample":
+        return sources.sample()
+    if name == "synthetic":
+        return sources.generated(synthetic_settings())
+    if INPUT.value is None:
+        raise ValueError(f"--source={name} needs --input=PATH")
+    path = Path(INPUT.value)
+    columns = ingest.parse_columns(COLUMNS.value) if COLUMNS.value else None
+    if name == "kuairand":
+        return sources.kuairand(path, columns, random_logs=RANDOM_LOGS.value)
+    if name == "wechat2021":
+        return sources.wechat2021(path)
+    if name == "released":
+        return sources.released(path)
+    if columns is None:
+        raise ValueError("--source=log needs --columns=user=NAME,item=NAME,time=NAME,watched=NAME (see --help)")
+    units = (ingest.MILLISECONDS[flag.value] for flag in (TIME_UNIT, PLAY_UNIT, DURATION_UNIT))
+    return sources.log(path, columns, ingest.Units(*units))
+
+
+def synthetic_settings() -> synthetic.Settings:
+    """What the flags say of the synthetic log."""
+    return synthetic.Settings(
+        seed=SEED.value,
+        num_users=NUM_USERS.value,
+        num_items=NUM_ITEMS.value,
+        num_exposures=NUM_EXPOSURES.value,
+        num_interests=NUM_INTERESTS.value,
+        affinity=AFFINITY.value,
+        skip_effect=SKIP_EFFECT.value,
+    )
+
+
+def export(settings: synthetic.Settings, path: Path) -> int:
+    """Writes a synthetic log as raw files; returns how many rows it has."""
+    synthetic.check(settings)
+    if path.exists():
+        raise ValueError(f"{path}: exists; choose another --export")
+    rows, partial = 0, path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".csv":
+            with open(partial, "wb") as stream:
+                for number, frame in enumerate(synthetic.frames(settings)):
+                    frame.write_csv(stream, include_header=number == 0)
+                    rows += len(frame)
+        else:
+            partial.mkdir()
+            for number, frame in enumerate(synthetic.frames(settings)):
+                frame.write_parquet(partial / f"part-{number:05d}.parquet")
+                rows += len(frame)
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if partial.is_file():
+            partial.unlink()
+    return rows
+
+
+def summary(info: DataInfo, out: str) -> str:
+    """A short table of what was prepared."""
+    rows = [
+        ("source", info.source),
+        ("label", info.label_rule),
+        ("users", f"{info.num_users:,}"),
+        ("items", f"{info.num_items:,}"),
+        ("exposures", f"{info.num_events:,}"),
+        ("watched", f"{info.num_watched:,}"),
+        ("skipped", f"{info.num_skipped:,}"),
+        ("disliked", f"{info.num_disliked:,}"),
+        ("skip rate", f"{info.skip_rate:.4f}"),
+        ("times", "ms since 1970" if info.has_times else "none"),
+        ("fingerprint", info.fingerprint),
+    ]
+    rows += [("dropped", f"{count:,} {reason}") for reason, count in info.dropped.items()] or [("dropped", "nothing")]
+    rows.append(("written to", out))
+    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+
+
+def run() -> None:
+    """The console script."""
+    launch_app(main)
+
+
+if __name__ == "__main__":
+    run()
