@@ -1,0 +1,239 @@
+"""Checkpoints: everything a run needs to go on, or to be evaluated elsewhere, saved and restored together by Orbax.
+
+Arrays are stored whole, not as they lay on devices, so a checkpoint restores on any number and kind of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+Tree = Any
+
+FORMAT = 1
+NEWEST_KEPT = 2  # the latest, and one to fall back on
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run stands: its data position and what early stopping knows."""
+
+    step: int  # batches done
+    epoch: int  # passes over the users done; the next one begins at its first batch
+    best: float | None = None  # highest validation metric
+    best_step: int | None = None  # and when it was reached
+    since_gain: int = 0  # validations since then
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What is stored beside the arrays."""
+
+    progress: Progress
+    config: dict[str, Any]  # by section, as in config.json
+    data: dict[str, Any]  # path, fingerprint, vocabulary and number of items of the data set
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass
+class _Best(checkpoint_managers.PreservationPolicy):
+    """Keeps the step that validation was best at."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """See the base class."""
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
+class Store(NamedTuple):
+    """A folder of checkpoints that is open for writing."""
+
+    manager: ocp.CheckpointManager
+    best: _Best
+
+
+def open_store(folder: str | os.PathLike[str]) -> Store:
+    """Opens a folder for saving; close it by `store.manager.close()`."""
+    best = _Best()
+    policy = checkpoint_managers.AnyPreservationPolicy([checkpoint_managers.LatestN(NEWEST_KEPT), best])
+    options = ocp.CheckpointManagerOptions(preservation_policy=policy, create=True, cleanup_tmp_directories=True)
+    return Store(ocp.CheckpointManager(Path(folder).absolute(), options=options), best)
+
+
+def save(store: Store, params: Tree, rest: Tree, about: About) -> None:
+    """Saves in the background; a step is there whole, or not at all.
+
+    Args:
+      store: of `open_store`.
+      params: parameters.
+      rest: what else training needs.
+      about: what is said beside them; its `progress.step` names the checkpoint.
+    """
+    # Copies, for training reuses the memory of its state while this is being written.
+    arrays = {"params": jax.tree.map(np.array, params), "rest": jax.tree.map(np.array, rest)}
+    store.best.step = about.progress.best_step
+    trees = {name: {"shapes": _shapes(tree), "checksum": _checksum(tree)} for name, tree in arrays.items()}
+    items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+    described = {"format": FORMAT, "trees": trees, **dataclasses.asdict(about)}
+    store.manager.save(about.progress.step, args=ocp.args.Composite(about=ocp.args.JsonSave(described), **items))
+
+
+def steps(folder: str | os.PathLike[str]) -> list[int]:
+    """Steps that were saved, damaged ones included, oldest first."""
+    return sorted(int(entry.name) for entry in Path(folder).glob("*") if entry.is_dir() and entry.name.isdigit())
+
+
+def resume(folder: str | os.PathLike[str], params: Tree, rest: Tree) -> tuple[Tree, Tree, About] | None:
+    """Restores the newest intact checkpoint; newer damaged ones are reported and set aside.
+
+    Args:
+      folder: of checkpoints.
+      params: tree of arrays or shapes to restore into.
+      rest: the same for what else training needs.
+
+    Returns:
+      Parameters, the rest, and what is said beside them; None where there is no checkpoint at all.
+
+    Raises:
+      ValueError: shapes or types are others, or no checkpoint is intact.
+    """
+    found = steps(folder)
+    for step in reversed(found):
+        try:
+            about = _about(folder, step)
+            return _arrays(folder, step, "params", params), _arrays(folder, step, "rest", rest), about
+        except Damaged as error:
+            _log.warning("%s; setting it aside and using the one before", error)
+            aside = Path(folder) / f"{step}.damaged"
+            shutil.rmtree(aside, ignore_errors=True)
+            (Path(folder) / str(step)).rename(aside)
+    if found:
+        raise ValueError(f"{folder}: no checkpoint is intact; begin again in another workdir")
+    return None
+
+
+def restore_params(folder: str | os.PathLike[str], which: str, template: Callable[[About], Tree]) -> tuple[Tree, About]:
+    """Restores parameters alone, for evaluation; changes nothing in the folder.
+
+    Args:
+      folder: of checkpoints.
+      which: `best`, `latest` or a step.
+      template: the tree of arrays or shapes to restore into, given what the checkpoint says of itself.
+
+    Returns:
+      Parameters on the first device, and what is said beside them.
+
+    Raises:
+      ValueError: no such checkpoint, or it is damaged.
+    """
+    found = steps(folder)
+    if not found:
+        raise ValueError(f"{folder}: there is no checkpoint; train first")
+    if which == "latest":
+        candidates = found[::-1]
+    else:
+        step = _best_step(folder) if which == "best" else int(which) if which.isdigit() else None
+        if step not in found:
+            raise ValueError(f"{folder}: no checkpoint {which}; there are best, latest, {', '.join(map(str, found))}")
+        candidates = [step]
+    for step in candidates:
+        try:
+            about = _about(folder, step)
+            return _arrays(folder, step, "params", template(about)), about
+        except Damaged as error:
+            if step == candidates[-1]:
+                raise
+            _log.warning("%s; using the one before", error)
+    raise AssertionError("unreachable: the last candidate returns or raises")
+
+
+class Damaged(ValueError):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+def _best_step(folder: str | os.PathLike[str]) -> int | None:
+    """The best step, as the newest readable checkpoint tells it; the latest where nothing was validated yet."""
+    for step in reversed(steps(folder)):
+        try:
+            best = _about(folder, step).progress.best_step
+        except Damaged:
+            continue
+        return step if best is None else best
+    return None
+
+
+def _read(folder: str | os.PathLike[str], step: int, **items: Any) -> Any:
+    """Reads items of one checkpoint."""
+    path = (Path(folder) / str(step)).absolute()
+    handler = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    try:
+        return handler.restore(path, args=ocp.args.Composite(**items))
+    except Exception as error:  # Orbax and TensorStore raise many types for what is one mishap here
+        line = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise Damaged(f"{path}: the checkpoint is damaged ({line})") from error
+    finally:
+        handler.close()
+
+
+def _described(folder: str | os.PathLike[str], step: int) -> dict[str, Any]:
+    described = _read(folder, step, about=ocp.args.JsonRestore()).about
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise Damaged(f"{Path(folder) / str(step)}: not a checkpoint of this library, or of another version of it")
+    return described
+
+
+def _about(folder: str | os.PathLike[str], step: int) -> About:
+    values = _described(folder, step)
+    return About(Progress(**values["progress"]), values["config"], values["data"], values["versions"])
+
+
+def _arrays(folder: str | os.PathLike[str], step: int, name: str, template: Tree) -> Tree:
+    """Reads one tree into a template, strictly: Orbax itself would cast types and take other shapes."""
+    path = (Path(folder) / str(step)).absolute()
+    described = _described(folder, step)["trees"][name]
+    _check_shapes(path, described["shapes"], template)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), template)
+    tree = _read(folder, step, **{name: ocp.args.StandardRestore(shapes)})[name]
+    if _checksum(tree) != described["checksum"]:
+        raise Damaged(f"{path}: the checkpoint is damaged (the {name} are not what was saved)")
+    return tree
+
+
+def _check_shapes(path: Path, stored: dict[str, str], template: Tree) -> None:
+    """Compares what is stored with what is wanted."""
+    wanted = _shapes(template)
+    for name in sorted(wanted.keys() | stored.keys()):
+        is_there, should_be = stored.get(name, "nothing"), wanted.get(name, "nothing")
+        if is_there != should_be:
+            raise ValueError(f"{path}: {name} is stored as {is_there}, but the model wants {should_be}")
+
+
+def _shapes(tree: Tree) -> dict[str, str]:
+    """Type and shape of each leaf by its path, such as `block_0/bias: float32[64]`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _checksum(tree: Tree) -> int:
+    """Of the bytes of all leaves, in order."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        total = zlib.crc32(np.asarray(leaf).tobytes(), total)
+    return total
