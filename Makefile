@@ -1,0 +1,37 @@
+# `make train`, `make test` and `make lint` each set up all that they need: an environment in .venv-<python version>.
+# PYTHON=python3.12 picks another interpreter, WORKDIR=... another place for what `make train` writes.
+PYTHON ?= python3
+WORKDIR ?= runs
+EXTRAS = dev
+
+VERSION := $(shell $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11)); ' && $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+VENV = .venv-$(VERSION)
+BIN = $(VENV)/bin
+READY = $(VENV)/ready
+
+.PHONY: train test lint clean
+.DELETE_ON_ERROR:
+
+train: $(READY)
+	$(BIN)/python -m launch.prepare --source=sample --out=$(WORKDIR)/sample
+	$(BIN)/python -m launch.train --data=$(WORKDIR)/sample --workdir=$(WORKDIR)/sine
+	$(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/sine
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy sine_jax launch
+
+# Installed anew when the requirements change.
+$(READY): setup.cfg pyproject.toml
+	@test -n "$(VERSION)" || { echo "$(PYTHON) is missing or older than 3.11: install one, or name it with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf .venv-* runs build dist *.egg-info
