@@ -10,7 +10,7 @@ comes back takes parameters as often as wanted: validation between epochs and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +33,7 @@ class Protocol(NamedTuple):
     """What a target is ranked against, and how."""
 
     name: str
+    against: str  # what a target is ranked against, in words
     population: Callable[[EventLog, Split], Population]
     rank: Callable[[Scorer, int], Callable[[Any, EvalBatch], Any]]  # scorer, N: what runs on a device
     values: Callable[[Task, list[Any]], Values]  # its outputs per batch: metrics of the population
@@ -79,6 +80,49 @@ def prepare(log: EventLog, config: Config, *, num_items: int, split: str, protoc
     return Task(protocol, chosen, population, batches, num_items)
 
 
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    split: str
+    config: Config
+    task: Task
+    values: dict[str, Values]  # by scorer
+
+
+def evaluate(
+    log: EventLog,
+    config: Config,
+    *,
+    num_items: int,
+    split: str,
+    protocol: Protocol,
+    models: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Ranks a split by models and by the simple scorers, over one population.
+
+    Args:
+      log: the exposures.
+      config: of the models, and how the log is split and what is ranked.
+      num_items: N.
+      split: `valid` or `test`.
+      protocol: `EXPOSED` or `FULL`.
+      models: parameters of `model.init` by the name that the report gives them; none for the simple scorers alone.
+
+    Raises:
+      ValueError: nobody has a target, or a score is NaN.
+    """
+    task = prepare(log, config, num_items=num_items, split=split, protocol=protocol)
+    values: dict[str, Values] = {}
+    if models:
+        validate = measure(scorers.of_model(config), task)
+        values = {name: validate(params) for name, params in models.items()}
+    values["random"] = measure(scorers.at_random(), task)(np.uint32(0))
+    by_counting = measure(scorers.of_biases(), task)
+    for name, biases in simple_scorers(log, task.split, num_items=num_items).items():
+        values[name] = by_counting(biases)
+    return Evaluation(split, config, task, values)
+
+
 def measure(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
     """Compiles a scorer for a task, on all devices of this process.
 
@@ -101,30 +145,24 @@ def means(values: Values) -> dict[str, float]:
     return {name: metrics.sums(column).mean for name, column in values.items()}
 
 
-def simple_scorers(log: EventLog, split: Split, *, num_items: int) -> dict[str, tuple[Scorer, Any]]:
-    """The floor: scorers fitted by counting, with their parameters, named by what they counted.
+def simple_scorers(log: EventLog, split: Split, *, num_items: int) -> dict[str, counting.Biases]:
+    """The floor: scorers fitted by counting, named by what they count.
 
     Those of the training part had what a model may learn from. Those of the history counted further, up to the last
-    positive before each user's target; they are not a floor for a model that stopped before, but show what recency is
-    worth.
+    positive before each user's target: no floor for a model that stopped before, but what recency is worth.
     """
-    learned, pairs = counting.training(log, split), counting.training_pairs(log, split)
-    read = counting.history(log, split)
+    learned, read = counting.training(log, split), counting.history(log, split)
     fitted, later = (counting.logistic_biases(log, where, num_items=num_items) for where in (learned, read))
-    biases = {
+    pairs = counting.training_pairs(log, split)
+    return {
         "item count": counting.item_count(log, learned, num_items=num_items),
-        "item rate, pairs only": counting.item_rate(log, pairs, num_items=num_items),
+        "item rate (pairs)": counting.item_rate(log, pairs, num_items=num_items),
         "item rate": counting.item_rate(log, learned, num_items=num_items),
         "item bias": counting.item_part(fitted),
         "user + item bias": fitted,
         "item rate (history)": counting.item_rate(log, read, num_items=num_items),
         "item bias (history)": counting.item_part(later),
         "user + item bias (history)": later,
-    }
-    by_counting = scorers.of_biases()
-    return {
-        "random": (scorers.at_random(), np.uint32(0)),
-        **{name: (by_counting, params) for name, params in biases.items()},
     }
 
 
@@ -230,6 +268,20 @@ def _values_of_standings(task: Task, outputs: list[_Standing]) -> Values:
     return _by_user(task, parts)
 
 
-EXPOSED = Protocol("exposed", candidates.neighbouring_skips, _score_candidates, _values_of_scores, (2, 5))
-FULL = Protocol("full", candidates.seen_items, _rank_in_catalogue, _values_of_standings, (10, 50))
+EXPOSED = Protocol(
+    name="exposed",
+    against="the skips around it",
+    population=candidates.neighbouring_skips,
+    rank=_score_candidates,
+    values=_values_of_scores,
+    cutoffs=(2, 5),
+)
+FULL = Protocol(
+    name="full",
+    against="the whole catalogue less the user's other exposures",
+    population=candidates.seen_items,
+    rank=_rank_in_catalogue,
+    values=_values_of_standings,
+    cutoffs=(10, 50),
+)
 PROTOCOLS = {protocol.name: protocol for protocol in (EXPOSED, FULL)}
