@@ -19,7 +19,9 @@ def launch_app(main: Callable[[], None]) -> None:
     Args:
       main: the launch, reading its own flags.
     """
-    flags.FLAGS.set_default("verbosity", logging.WARNING)  # the libraries below tell their every step at INFO
+    # The libraries below tell their every step at INFO, which is where absl starts unless told otherwise.
+    flags.FLAGS.set_default("verbosity", logging.WARNING)
+    flags.FLAGS["verbosity"].using_default_value = False
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
     for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
         if module.startswith("launch."):
