@@ -1,0 +1,89 @@
+"""One display of how training goes: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+LINE_EVERY = 10.0  # seconds between plain lines
+
+
+class Display(NamedTuple):
+    """What a run tells its display."""
+
+    advance: Callable[[int, int, Mapping[str, float]], None]  # steps done since, sequences in them, terms
+    say: Callable[[str], None]  # a line that stays
+
+
+@contextlib.contextmanager
+def display(*, done: int, total: int, console: Console | None = None) -> Iterator[Display]:
+    """Shows steps, terms, sequences per second and the time left while the block runs.
+
+    Args:
+      done: steps done before, in an earlier run.
+      total: steps of the whole run, if nothing stops it early.
+      console: where to; the standard error stream by default.
+    """
+    console = console or Console(file=sys.stderr)
+    if console.is_terminal:
+        with _bar(console, done, total) as shown:
+            yield shown
+    else:
+        yield _lines(console, done, total)
+
+
+@contextlib.contextmanager
+def _bar(console: Console, done: int, total: int) -> Iterator[Display]:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("train", total=total, completed=done, status="compiling")
+        status = _status(total - done)
+
+        def advance(steps: int, sequences: int, terms: Mapping[str, float]) -> None:
+            bar.update(task, advance=steps, status=status(steps, sequences, terms))
+
+        yield Display(advance, console.print)
+
+
+def _lines(console: Console, done: int, total: int) -> Display:
+    status, last, step = _status(total - done), time.monotonic(), done
+
+    def say(line: str) -> None:
+        console.print(line, soft_wrap=True, highlight=False)
+
+    def advance(steps: int, sequences: int, terms: Mapping[str, float]) -> None:
+        nonlocal last, step
+        step += steps
+        text = status(steps, sequences, terms)
+        if time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            say(f"step {step}/{total}  {text}")
+
+    return Display(advance, say)
+
+
+def _status(steps_left: int) -> Callable[[int, int, Mapping[str, float]], str]:
+    """Keeps count, and puts terms, speed and time left into words."""
+    begin, steps_done, sequences_done = time.monotonic(), 0, 0
+
+    def status(steps: int, sequences: int, terms: Mapping[str, float]) -> str:
+        nonlocal steps_done, sequences_done
+        steps_done, sequences_done = steps_done + steps, sequences_done + sequences
+        elapsed = max(time.monotonic() - begin, 1e-9)
+        left = elapsed / max(steps_done, 1) * (steps_left - steps_done)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        return f"{shown}  {sequences_done / elapsed:,.0f} sequences/s  {duration(left)} left"
+
+    return status
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

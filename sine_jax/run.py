@@ -1,0 +1,238 @@
+"""A run: train in a workdir, and restore from it. The loop, and no maths."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sine_jax import (
+    checkpoints,
+    datasets,
+    evaluation,
+    model,
+    optimizer,
+    parallel,
+    pipeline,
+    progress,
+    scorers,
+    splits,
+    training,
+    workdir,
+)
+from sine_jax import config as configs
+from sine_jax.checkpoints import About, Progress
+from sine_jax.config import Config
+from sine_jax.datasets import Dataset
+from sine_jax.training import Report, TrainState
+from sine_jax.types import Params
+
+
+class Setup(NamedTuple):
+    """Everything a run needs that does not change while it goes."""
+
+    run_epoch: training.RunEpoch
+    validate: Callable[[Params], dict[str, float]]
+    initial: Callable[[], TrainState]
+    steps_per_epoch: int
+    users: int  # sequences of an epoch
+
+
+class Restored(NamedTuple):
+    """A trained model with all that it takes to evaluate it."""
+
+    params: Params
+    config: Config
+    dataset: Dataset
+    about: About
+
+
+def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()) -> Progress:
+    """Trains until the epochs are over or early stopping says so; the same call again goes on where it was.
+
+    Args:
+      config: the choices.
+      data: folder of a prepared data set.
+      folder: the workdir.
+      command: what the user typed, for the record.
+
+    Returns:
+      Where the run stands.
+
+    Raises:
+      ValueError: the workdir cannot be written or holds another run, the data cannot be used, or training diverged.
+    """
+    configs.validate(config)
+    dataset = datasets.load(data)
+    identity = identify(dataset)
+    setup = prepare(config, dataset)
+    path = workdir.create(folder)
+    workdir.claim(path, config, identity, command=command)
+    store_path = path / workdir.CHECKPOINTS
+    state, at = _resumed(store_path, setup)
+    store = checkpoints.open_store(store_path)
+    metrics = workdir.open_metrics(path, step=at.step)
+    total = config.train.epochs * setup.steps_per_epoch
+    with contextlib.closing(store.manager), contextlib.closing(metrics):
+        with progress.display(done=at.step, total=total) as display:
+            if at.step:
+                display.say(f"resuming at step {at.step}, after epoch {at.epoch}")
+            while at.epoch < config.train.epochs and not stopped(at, config):
+                state, at = _epoch(setup, config, state, at, metrics, display)
+                if _is_due(at, config):
+                    about = About(at, dataclasses.asdict(config), identity, workdir.versions())
+                    checkpoints.save(store, state.params, (state.step, state.opt_state), about)
+                metrics.flush()
+            display.say(_summary(at, config))
+    return at
+
+
+def prepare(config: Config, dataset: Dataset) -> Setup:
+    """Lays out the data and compiles nothing yet: functions compile at their first call, once.
+
+    Raises:
+      ValueError: the data set has nothing to train on or to validate with.
+    """
+    num_items = dataset.info.num_items
+    split = splits.split(dataset.log, config.data).valid
+    source = pipeline.columns(dataset.log, split, config, num_items=num_items)
+    strata = pipeline.stratify(source.reading, config)
+    tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * strata.num_steps)
+    pipelines = {"resident": training.resident_epoch, "streamed": training.streamed_epoch}
+    named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
+    task = evaluation.prepare(dataset.log, config, num_items=num_items, split="valid", protocol=evaluation.EXPOSED)
+    measured = evaluation.measure(scorers.of_model(config), task)
+    return Setup(
+        run_epoch=named[config.train.pipeline](config, source, strata, tx, num_items=num_items),
+        validate=lambda params: evaluation.means(measured(params)),
+        initial=lambda: training.init_state(config, tx, num_items=num_items),
+        steps_per_epoch=strata.num_steps,
+        users=sum(len(stratum.users) for stratum in strata.strata),
+    )
+
+
+def restore(folder: str, *, checkpoint: str, data: str | None = None) -> Restored:
+    """Restores a model to evaluate it, on whatever devices there are.
+
+    Args:
+      folder: the workdir.
+      checkpoint: `best`, `latest` or a step.
+      data: folder of the prepared data set, where it has moved since.
+
+    Raises:
+      ValueError: nothing to restore, or the data set is not the one that the model was trained on.
+    """
+    path = Path(folder)
+    config = workdir.read_config(path)
+
+    def template(about: About) -> Params:
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), config, about.data["num_items"]))
+
+    params, about = checkpoints.restore_params(path / workdir.CHECKPOINTS, checkpoint, template)
+    dataset = datasets.load(data or about.data["path"])
+    for name, value in identify(dataset).items():
+        if name != "path" and value != about.data[name]:
+            raise ValueError(
+                f"{dataset.path} is not the data set of {folder}: its {name} is {value}, but the checkpoint's is "
+                f"{about.data[name]}; pass the data set that it was trained on"
+            )
+    return Restored(params, config, dataset, about)
+
+
+def identify(dataset: Dataset) -> dict[str, Any]:
+    """What ties a model to its data set."""
+    info = dataset.info
+    return {
+        "path": str(Path(dataset.path).absolute()),
+        "fingerprint": info.fingerprint,
+        "vocabulary": info.vocabulary,
+        "num_items": info.num_items,
+    }
+
+
+def stopped(at: Progress, config: Config) -> bool:
+    """Whether early stopping has had enough: `patience` validations in a row without a gain."""
+    return 0 < config.train.patience <= at.since_gain
+
+
+def validated(at: Progress, value: float) -> Progress:
+    """The progress after one more validation: a gain sets its count back to 0."""
+    if at.best is None or value > at.best:
+        return dataclasses.replace(at, best=value, best_step=at.step, since_gain=0)
+    return dataclasses.replace(at, since_gain=at.since_gain + 1)
+
+
+def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Progress]:
+    """The state of the newest intact checkpoint, or the first one, on all devices."""
+    shapes = jax.eval_shape(setup.initial)
+    found = checkpoints.resume(folder, shapes.params, (shapes.step, shapes.opt_state))
+    if found is None:
+        return parallel.replicate(setup.initial()), Progress(step=0, epoch=0)
+    params, (step, opt_state), about = found
+    return parallel.replicate(TrainState(step, params, opt_state)), about.progress
+
+
+def _epoch(
+    setup: Setup, config: Config, state: TrainState, at: Progress, metrics: workdir.Metrics, display: progress.Display
+) -> tuple[TrainState, Progress]:
+    """Trains an epoch and validates after it, where that is due."""
+    step, begin = at.step, time.monotonic()
+
+    def receive(report: Report) -> None:
+        nonlocal step
+        for values in _per_step(report):
+            step += 1
+            _refuse_divergence(step, values, at)
+            metrics.write(step, {"epoch": at.epoch, **values})
+        count = len(report["loss"])
+        terms = {name: float(np.mean(v)) for name, v in report.items() if not name.endswith("_norm")}
+        display.advance(count, round(setup.users * count / setup.steps_per_epoch), terms)
+
+    state = setup.run_epoch(state, at.epoch, receive)
+    at = dataclasses.replace(at, step=step, epoch=at.epoch + 1)
+    seconds = time.monotonic() - begin
+    if at.epoch % config.train.eval_every and at.epoch < config.train.epochs:
+        return state, at
+    found = {f"valid/{name}": value for name, value in setup.validate(state.params).items() if math.isfinite(value)}
+    name = f"valid/{config.train.metric}"
+    if name not in found:
+        raise ValueError(f"{config.train.metric} is not defined for any validation user: choose another train.metric")
+    at = validated(at, found[name])
+    metrics.write(at.step, {"epoch": at.epoch - 1, **found, "seconds": seconds})
+    best = "best so far" if at.since_gain == 0 else f"{at.since_gain} without a gain"
+    display.say(f"epoch {at.epoch}  {name} {found[name]:.4f}  ({best})  {seconds:.1f} s")
+    return state, at
+
+
+def _is_due(at: Progress, config: Config) -> bool:
+    """Whether to save: at the asked interval, at a new best, and at the end."""
+    ends = at.epoch == config.train.epochs or stopped(at, config)
+    return ends or at.best_step == at.step or at.epoch % config.train.checkpoint_every == 0
+
+
+def _per_step(report: Report) -> list[dict[str, float]]:
+    return [dict(zip(report, map(float, values), strict=True)) for values in zip(*report.values(), strict=True)]
+
+
+def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> None:
+    """Stops at the first value that is not a number; what was saved before stays."""
+    if not all(map(math.isfinite, values.values())):
+        shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
+        kept = f"the checkpoints up to epoch {at.epoch} are kept" if at.epoch else "there is no checkpoint yet"
+        raise ValueError(
+            f"training diverged at step {step}: {shown}; {kept}. Lower optimizer.learning_rate or set "
+            "optimizer.clip_norm, in another workdir"
+        )
+
+
+def _summary(at: Progress, config: Config) -> str:
+    why = f"no gain in {at.since_gain} validations" if stopped(at, config) else "all epochs done"
+    best = "" if at.best is None else f"; best {config.train.metric} {at.best:.4f} at step {at.best_step}"
+    return f"finished after epoch {at.epoch}, step {at.step}: {why}{best}"

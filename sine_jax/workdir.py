@@ -1,0 +1,172 @@
+"""The files of a run: what it was asked for, where it ran, and what it measured.
+
+config.json        every choice, defaults included
+environment.json   the data set's fingerprint; versions, devices and command of every start
+metrics.jsonl      a line per training step, and one per validation
+events.out.*       the same for TensorBoard
+checkpoints/       best and latest
+evaluation/        what launch.evaluate found
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from tensorboardX import SummaryWriter
+
+from sine_jax import config as configs
+from sine_jax.config import Config
+
+CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
+_CONFIG, _ENVIRONMENT, _METRICS = "config.json", "environment.json", "metrics.jsonl"
+_PACKAGES = ("sine_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Metrics(NamedTuple):
+    """Where a run writes what it measures; every value also goes to TensorBoard by its name."""
+
+    write: Callable[[int, Mapping[str, Any]], None]  # step, values
+    flush: Callable[[], None]
+    close: Callable[[], None]
+
+
+def create(path: str | os.PathLike[str]) -> Path:
+    """Makes the folder and checks that it can be written.
+
+    Raises:
+      ValueError: it cannot.
+    """
+    folder, probe = Path(path), Path(path) / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"workdir {folder} cannot be written ({error.strerror}): choose another --workdir") from error
+    return folder
+
+
+def claim(folder: Path, config: Config, data: Mapping[str, Any], *, command: Sequence[str]) -> None:
+    """Notes what the run is, or checks that it is the run that was begun here.
+
+    Args:
+      folder: of `create`.
+      config: every choice.
+      data: what identifies the data set.
+      command: what the user typed.
+
+    Raises:
+      ValueError: another configuration or another data set was used here; says in what they differ.
+    """
+    runs = []
+    if (folder / _CONFIG).exists():
+        before = read_environment(folder)
+        changes = {
+            name: (str(old), str(new)) for name, (old, new) in configs.differences(read_config(folder), config).items()
+        }
+        for name in ("fingerprint", "vocabulary"):
+            if before["data"][name] != data[name]:
+                changes[f"data {name}"] = (before["data"][name], data[name])
+        if changes:
+            shown = "; ".join(f"{name} was {old}, now {new}" for name, (old, new) in changes.items())
+            raise ValueError(
+                f"{folder} holds another run: {shown}. Choose another --workdir, or the options it began with"
+            )
+        runs = before["runs"]
+    runs.append({"command": list(command), "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **describe_machine()})
+    # config.json comes last: where it stands, the environment does too.
+    _write(folder / _ENVIRONMENT, json.dumps({"data": dict(data), "runs": runs}, indent=2))
+    _write(folder / _CONFIG, configs.to_json(config))
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration that a run began with.
+
+    Raises:
+      ValueError: there is none, or it cannot be read.
+    """
+    try:
+        return configs.from_json((folder / _CONFIG).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: no run here ({_CONFIG} is missing); train first") from None
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / _CONFIG}: damaged ({error}); begin again in another workdir") from error
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What the data set was, and every start of the run.
+
+    Raises:
+      ValueError: it is missing or damaged.
+    """
+    file = folder / _ENVIRONMENT
+    try:
+        values = json.loads(file.read_text())
+        return {"data": values["data"], "runs": values["runs"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: damaged or missing ({error}); begin again in another workdir") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results may depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:  # run from a checkout
+            found[name] = "not installed"
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions and devices."""
+    devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
+    return {"versions": versions(), "devices": devices, "platform": platform.platform()}
+
+
+def open_metrics(folder: Path, *, step: int) -> Metrics:
+    """Opens the records for writing after a step; what an interrupted run wrote beyond it is dropped."""
+    file = folder / _METRICS
+    if file.exists():
+        _write(file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step)))
+    stream = file.open("a")
+    # A resumed run sends TensorBoard a marker that drops what came later.
+    board = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=30)
+
+    def write(step: int, values: Mapping[str, Any]) -> None:
+        stream.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
+        for name, value in values.items():
+            board.add_scalar(name, value, step)
+
+    def flush() -> None:
+        stream.flush()
+        board.flush()
+
+    def close() -> None:
+        stream.close()
+        board.close()
+
+    return Metrics(write, flush, close)
+
+
+def _is_until(line: str, step: int) -> bool:
+    """Whether a line is whole and of a step up to this one."""
+    try:
+        return line.endswith("\n") and json.loads(line)["step"] <= step
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return False
+
+
+def _write(file: Path, text: str) -> None:
+    """Replaces a file at once, so that a crash leaves the old one or the new one."""
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, file)
