@@ -13,7 +13,7 @@ import optax
 
 from sine_jax import model, negatives, parallel, pipeline
 from sine_jax.config import Config
-from sine_jax.objective import objective
+from sine_jax.objectives import objective
 from sine_jax.types import Array, Params, TrainBatch
 
 Report = dict[str, Any]  # [] per step, or [steps]: the loss, its terms, and norms

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objective, presets
+from sine_jax import model, objectives, presets
 from sine_jax.types import PAD, Histories, TrainBatch
 
 N, T = 30, 8
@@ -17,7 +17,7 @@ apply = jax.jit(model.apply, static_argnames="config")
 encode = jax.jit(model.encode, static_argnames="config")
 init = jax.jit(model.init, static_argnums=(1, 2))
 score = jax.jit(model.score, static_argnames="config")
-total = jax.jit(lambda *args: objective.objective(*args)[0], static_argnums=3)
+total = jax.jit(lambda *args: objectives.objective(*args)[0], static_argnums=3)
 
 
 def small(preset="default", **overrides):

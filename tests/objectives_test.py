@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import losses, model, objective, presets
+from sine_jax import losses, model, objectives, presets
 from sine_jax.types import PAD, TrainBatch
 
 N, T = 20, 4
 
 init = jax.jit(model.init, static_argnums=(1, 2))
 apply = jax.jit(model.apply, static_argnames="config")
-evaluated = jax.jit(objective.objective, static_argnums=3)
+evaluated = jax.jit(objectives.objective, static_argnums=3)
 
 
 def setup(**overrides):
@@ -93,7 +93,7 @@ def test_the_active_term_reaches_the_head_and_the_interests_through_the_predicti
     config, params, batch = setup(
         objective__sampled=0.0, objective__passive=0.0, objective__dcor=0.0, objective__l2=0.0
     )
-    gradients = jax.grad(lambda p: objective.objective(p, batch, None, config)[0])(params)
+    gradients = jax.grad(lambda p: objectives.objective(p, batch, None, config)[0])(params)
     assert np.any(gradients["active"]["query"]["kernel"])
     unread = np.setdiff1d(np.arange(1, N + 1), np.asarray(batch.items))
     assert len(unread)
@@ -123,20 +123,20 @@ def test_schedules_start_and_end_where_they_say():
     for kind in ("linear", "cosine"):
         spec = f"{kind}:0.5:2:10"
         np.testing.assert_allclose(
-            [objective.weight(spec, step) for step in (0, 5, 10, 99)], [0.5, 1.25, 2.0, 2.0], rtol=1e-5
+            [objectives.weight(spec, step) for step in (0, 5, 10, 99)], [0.5, 1.25, 2.0, 2.0], rtol=1e-5
         )
-    assert objective.weight("0.25", 3) == 0.25
+    assert objectives.weight("0.25", 3) == 0.25
 
 
 @pytest.mark.parametrize("spec", ["often", "linear:0:1", "step:0:1:5", "linear:a:1:5"])
 def test_a_weight_that_cannot_be_read_is_refused(spec):
     with pytest.raises(ValueError, match="give a number"):
-        objective.weight(spec, 0)
+        objectives.weight(spec, 0)
 
 
 def test_a_scheduled_weight_is_a_function_of_the_step_inside_jit():
     config, params, batch = setup(objective__passive="linear:0:1:10")
-    loss = jax.jit(lambda step: objective.objective(params, batch, None, config, step=step)[0])
+    loss = jax.jit(lambda step: objectives.objective(params, batch, None, config, step=step)[0])
     _, terms = evaluated(params, batch, None, config)
     np.testing.assert_allclose(loss(10) - loss(0), terms["passive"], rtol=1e-4)
 
