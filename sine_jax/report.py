@@ -19,8 +19,8 @@ from sine_jax import bootstrap, metrics
 from sine_jax.evaluation import Evaluation
 
 HEADLINES = ("auc", "user_auc", "gauc", "ndcg", "mrr")
-WIDTH = 132  # of a table that goes to no terminal
-CELL = 14  # of a mean and its interval
+WIDTH = 136  # of a table that goes to no terminal
+CELL = 15  # of a mean and its interval
 
 
 def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) -> dict[str, Any]:

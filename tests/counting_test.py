@@ -1,0 +1,77 @@
+"""The simple scorers count what they say they count."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from sine_jax import counting, scorers, splits
+from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
+
+
+def make_log(*users: list[tuple[int, int]]) -> EventLog:
+    events = [event for user in users for event in user]
+    unknown = np.full(len(events), -1, np.int32)
+    return EventLog(
+        np.array([item for item, _ in events], np.int32),
+        np.array([feedback for _, feedback in events], np.int8),
+        unknown.astype(np.int64),
+        unknown,
+        unknown,
+        np.concatenate([[0], np.cumsum([len(user) for user in users])]),
+    )
+
+
+W, S, D = WATCHED, SKIPPED, DISLIKED
+LOG = make_log([(1, S), (2, S), (1, W), (3, D), (2, W), (3, S), (3, W), (1, W)], [], [(1, W), (2, S)])
+TEST = splits.last_positive(LOG, after_target=True).test  # user 0: training stops after exposure 2, history after 6
+
+
+def test_masks_by_hand():
+    for mask, expected in (
+        (counting.training(LOG, TEST), [0, 1, 2, 3, 4]),
+        (counting.training_pairs(LOG, TEST), [1, 2, 4]),
+        (counting.history(LOG, TEST), [0, 1, 2, 3, 4, 5, 6]),
+    ):
+        assert np.flatnonzero(mask).tolist() == expected
+
+
+def test_a_skip_is_not_paired_with_another_users_positive():
+    log = make_log([(1, W), (2, S)], [(3, W), (1, W), (2, W), (3, W)])
+    split = splits.last_positive(log, after_target=True).test
+    assert np.flatnonzero(counting.training_pairs(log, split)).tolist() == [2, 3]
+
+
+def test_count_and_smoothed_rate_by_hand():
+    where = np.ones(len(LOG.items), bool)
+    assert counting.item_count(LOG, where, num_items=4).items.tolist() == [0, 3, 1, 1, 0]
+    mean = (5 + 1) / (10 + 2)
+    rate = np.array([(3 + 10 * mean) / 14, (1 + 10 * mean) / 13, (1 + 10 * mean) / 13, mean])
+    log_odds = counting.item_rate(LOG, where, num_items=4).items[1:]
+    np.testing.assert_allclose(log_odds, np.log(rate / (1 - rate)), atol=1e-6)
+
+
+def test_logistic_biases_recover_what_was_planted():
+    rng = np.random.default_rng(0)
+    user, item = rng.normal(0, 1, 40), rng.normal(0, 1, 11)
+    items = rng.integers(1, 11, (40, 400))
+    watched = rng.random((40, 400)) < 1 / (1 + np.exp(-user[:, None] - item[items]))
+    log = make_log(*[list(zip(i, w, strict=True)) for i, w in zip(items, watched, strict=True)])
+    found = counting.logistic_biases(log, np.ones(len(log.items), bool), num_items=10)
+    assert np.corrcoef(found.users, user)[0, 1] > 0.97
+    assert np.corrcoef(found.items[1:], item[1:])[0, 1] > 0.97
+    assert not counting.item_part(found).users.any()
+
+
+def test_nothing_counted_gives_a_constant():
+    nothing = np.zeros(len(LOG.items), bool)
+    assert not counting.logistic_biases(LOG, nothing, num_items=3).items.any()
+    assert not counting.item_rate(LOG, nothing, num_items=3).items.any()
+
+
+def test_random_scores_depend_on_user_and_item_alone():
+    scorer, seed = scorers.at_random(), jnp.uint32(0)
+    state = scorer.encode(seed, jnp.arange(200, dtype=jnp.int32), None)
+    everything = scorer.score_items(seed, state, jnp.arange(1, 301))
+    some = scorer.score_candidates(seed, state, jnp.full((200, 1), 7))
+    np.testing.assert_array_equal(everything[:, 6:7], some)
+    assert abs(float(everything.mean())) < 0.01 and len(np.unique(everything)) > 59_000
+    assert abs(np.corrcoef(everything[:, 0], everything[:, 1])[0, 1]) < 0.25
