@@ -133,7 +133,7 @@ def test_a_bad_released_line_is_told_or_dropped(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         exposures(source)
     frame, dropped = exposures(source, drop=("ragged", "invalid"))
-    assert frame["user"].unique().to_list()[0] == "1" or len(frame) == 3
+    assert frame["item"].to_list()[:2] == ["10", "11"]
     assert sum(count for _, count in dropped) == 1
 
 
