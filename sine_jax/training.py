@@ -68,9 +68,9 @@ def train_step(
     report = {
         "loss": loss,
         **terms,
-        "gradient_norm": optax.global_norm(gradients),
-        "update_norm": optax.global_norm(updates),
-        "parameter_norm": optax.global_norm(params),
+        "gradient_norm": optax.tree.norm(gradients),
+        "update_norm": optax.tree.norm(updates),
+        "parameter_norm": optax.tree.norm(params),
     }
     return TrainState(state.step + 1, params, opt_state), report
 

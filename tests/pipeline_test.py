@@ -1,0 +1,171 @@
+import itertools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sine_jax import config as configs
+from sine_jax import negatives, pipeline, presets, splits
+from sine_jax.types import PAD, EventLog
+
+NUM_ITEMS = 50
+
+
+def random_log(num_users=40, seed=0):
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 30, num_users))])
+    size = offsets[-1]
+    unknown = np.full(size, -1, np.int32)
+    feedback = rng.integers(0, 2, size).astype(np.int8)
+    items = rng.integers(1, NUM_ITEMS + 1, size).astype(np.int32)
+    return EventLog(items, feedback, unknown.astype(np.int64), unknown, unknown, offsets)
+
+
+def configured(**overrides):
+    small = {"model.max_len": 8, "train.batch_size": 10, "train.num_widths": 3, "objective.num_negatives": 2}
+    return configs.replace(presets.default(), small | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def prepared(config, log=None):
+    log = random_log() if log is None else log
+    split = splits.split(log, config.data).valid
+    source = pipeline.columns(log, split, config, num_items=NUM_ITEMS)
+    return source, pipeline.stratify(source.reading, config)
+
+
+def assemble(source, stratum, users, config, epoch=0):
+    bits = negatives.random_bits(0, epoch, jnp.asarray(users), (stratum.width, config.objective.num_negatives))
+    return pipeline.assemble(source, users, np.asarray(bits), width=stratum.width, num_items=NUM_ITEMS)
+
+
+@pytest.mark.parametrize("num_widths", [1, 2, 3, 4])
+def test_widths_are_the_cheapest_there_are(num_widths):
+    counts, num_steps = np.array([0, 9, 0, 4, 7, 1, 12, 0, 3]), 2
+    needed = np.flatnonzero(counts)
+
+    def cost(widths):
+        places = np.searchsorted(widths, needed)
+        users = np.bincount(places, counts[needed], minlength=len(widths))
+        return int((np.ceil(users / num_steps) * np.array(widths)).sum())
+
+    every = [
+        sorted([*chosen, needed[-1]])
+        for size in range(num_widths)
+        for chosen in itertools.combinations(needed[:-1].tolist(), size)
+    ]
+    widths = pipeline.choose_widths(counts, num_widths=num_widths, num_steps=num_steps)
+    assert len(widths) <= num_widths and widths[-1] == needed[-1]
+    assert cost(widths) == min(map(cost, every))
+
+
+def test_every_user_with_a_pair_is_in_exactly_one_batch_of_an_epoch():
+    config = configured()
+    source, strata = prepared(config)
+    batches = pipeline.schedule(strata, seed=0, epoch=0, multiple=4)
+    users = np.concatenate([batch[batch >= 0] for batch in batches])
+    trained = np.flatnonzero(source.reading.train_ends > source.reading.offsets[:-1])
+    np.testing.assert_array_equal(np.sort(users), trained)
+    assert strata.num_steps == -(-len(trained) // config.train.batch_size)
+
+
+def test_a_window_holds_all_of_its_user_and_a_padding_column_where_there_is_room():
+    config = configured()
+    source, strata = prepared(config)
+    for stratum in strata.strata:
+        batch = assemble(source, stratum, stratum.users, config)
+        lengths = (source.reading.train_ends - source.reading.offsets[:-1])[stratum.users]
+        np.testing.assert_array_equal((batch.items != PAD).sum(1), np.minimum(lengths, config.model.max_len))
+        assert (lengths < stratum.width).all() or stratum.width == config.model.max_len
+
+
+def test_batches_are_the_same_for_any_number_of_devices_but_for_fillers():
+    _, strata = prepared(configured())
+    alone, eight = (pipeline.schedule(strata, seed=1, epoch=2, multiple=m) for m in (1, 8))
+    for a, b in zip(alone, eight, strict=True):
+        assert b.shape[1] % 8 == 0
+        np.testing.assert_array_equal(a, b[:, : a.shape[1]])
+        assert (b[:, a.shape[1] :] == -1).all()
+
+
+def test_order_follows_from_seed_and_epoch():
+    _, strata = prepared(configured())
+
+    def flat(seed, epoch):
+        return np.concatenate([b.ravel() for b in pipeline.schedule(strata, seed=seed, epoch=epoch, multiple=1)])
+
+    np.testing.assert_array_equal(flat(0, 1), flat(0, 1))
+    assert (flat(0, 1) != flat(0, 2)).any() and (flat(0, 1) != flat(1, 1)).any()
+
+
+def test_host_and_device_assemble_the_same_batch():
+    config = configured()
+    source, strata = prepared(config)
+    users = np.append(strata.strata[0].users[:5], -1).astype(np.int32)
+    host = assemble(source, strata.strata[0], users, config)
+    device = jax.jit(lambda s, u, b: pipeline.assemble(s, u, b, width=strata.strata[0].width, num_items=NUM_ITEMS))(
+        jax.tree.map(jnp.asarray, source), users, negatives.random_bits(0, 0, users, (strata.strata[0].width, 2))
+    )
+    jax.tree.map(np.testing.assert_array_equal, host, device)
+
+
+def test_fillers_are_all_padding():
+    config = configured()
+    source, strata = prepared(config)
+    batch = assemble(source, strata.strata[0], np.array([-1], np.int32), config)
+    assert not any(array.any() for array in batch[1:])
+
+
+def test_negatives_are_where_targets_are_and_never_what_the_user_saw_in_training():
+    config = configured()
+    log = random_log()
+    source, strata = prepared(config, log)
+    ends = splits.split(log, config.data).valid.train_end
+    for stratum in strata.strata:
+        batch = assemble(source, stratum, stratum.users, config)
+        np.testing.assert_array_equal(batch.negatives[..., 0] != PAD, batch.positives != PAD)
+        for user, drawn in zip(stratum.users, batch.negatives, strict=True):
+            assert not np.isin(drawn[drawn != PAD], log.items[log.offsets[user] : ends[user]]).any()
+
+
+def test_nothing_after_the_end_of_training_reaches_a_batch():
+    config = configured()
+    log = random_log()
+    ends = splits.split(log, config.data).valid.train_end
+    users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
+    later = np.arange(len(users)) >= ends[users]
+    changed = log._replace(items=np.where(later, NUM_ITEMS + 1 - log.items, log.items))
+    assert (changed.items != log.items).any()
+    (one, strata), (other, _) = prepared(config, log), prepared(config, changed)
+    for stratum in strata.strata:
+        a, b = (assemble(source, stratum, stratum.users, config) for source in (one, other))
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_negatives_are_drawn_once_where_they_are_not_resampled():
+    assert pipeline.negatives_epoch(5, configured(objective__resample_negatives=False)) == 0
+    assert pipeline.negatives_epoch(5, configured()) == 5
+
+
+def test_a_log_without_training_pairs_is_refused():
+    log = random_log()
+    with pytest.raises(ValueError, match="no user has a training pair"):
+        prepared(configured(), log._replace(feedback=np.zeros_like(log.feedback)))
+
+
+def test_prefetching_keeps_order_passes_errors_on_and_ends_with_its_reader():
+    def failing():
+        yield from range(3)
+        raise ValueError("told by the thread")
+
+    seen = []
+    with pytest.raises(ValueError, match="told by the thread"):
+        for item in pipeline.prefetch(failing(), size=1):
+            seen.append(item)
+    assert seen == [0, 1, 2]
+    threads = threading.active_count()
+    endless = pipeline.prefetch(itertools.count(), size=2)
+    assert next(endless) == 0
+    endless.close()
+    assert threading.active_count() == threads

@@ -1,0 +1,102 @@
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.monitoring
+import numpy as np
+import pytest
+from pipeline_test import NUM_ITEMS, configured, prepared
+
+from sine_jax import optimizer, parallel, pipeline, training
+
+SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "train__num_widths": 2}
+
+
+def epochs(config, run, count=1):
+    """Trains for some epochs; gives the state, the losses of each step, and the runner."""
+    source, strata = prepared(config)
+    tx = optimizer.build(config.optimizer, num_steps=100)
+    run_epoch = run(config, source, strata, tx, num_items=NUM_ITEMS)
+    state = parallel.replicate(training.init_state(config, tx, num_items=NUM_ITEMS))
+    reports = []
+    for epoch in range(count):
+        state = run_epoch(state, epoch, reports.append)
+    return state, np.concatenate([report["loss"] for report in reports]), run_epoch
+
+
+@pytest.fixture(scope="module")
+def resident():
+    return epochs(configured(**SMALL, train__steps_per_call=2), training.resident_epoch, 2)
+
+
+def test_resident_and_streamed_learn_the_same(resident):
+    state, losses, _ = resident
+    other, streamed, _ = epochs(configured(**SMALL), training.streamed_epoch, 2)
+    np.testing.assert_allclose(losses, streamed, rtol=1e-5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state.params, other.params)
+
+
+def test_an_epoch_whose_last_dispatch_is_shorter_does_every_step_once(resident):
+    state, losses, _ = resident
+    _, strata = prepared(configured(**SMALL))
+    assert strata.num_steps % 2 == 1  # two steps to a dispatch leave one over
+    assert int(state.step) == len(losses) == 2 * strata.num_steps
+
+
+def test_nothing_is_compiled_after_the_first_epoch(resident):
+    state, _, run_epoch = resident
+    compiled = []
+
+    def listen(name, duration, **_):
+        if name == "/jax/core/compile/backend_compile_duration":
+            compiled.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    for epoch in (2, 3):
+        state = run_epoch(jax.tree.map(lambda a: a.copy(), state), epoch, lambda report: None)
+        if epoch == 2:
+            compiled.clear()  # copies of the state compiled here
+    assert not compiled
+    jax.jit(lambda x: x + len(compiled))(1.0)
+    assert compiled  # the listener does hear
+
+
+def test_one_step_without_devices_reports_every_term_and_norm():
+    config = configured(**SMALL)
+    source, strata = prepared(config)
+    tx = optimizer.build(config.optimizer, num_steps=1)
+    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
+    batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
+    state = training.init_state(config, tx, num_items=NUM_ITEMS)
+    after, report = jax.jit(functools.partial(training.train_step, config=config, optimizer=tx))(state, batches[0])
+    assert int(after.step) == 1
+    norms = {"gradient_norm", "update_norm", "parameter_norm"}
+    assert set(report) == {"loss", "sampled", "passive", "dcor", "active"} | norms
+    moved = jax.tree.map(lambda a, b: np.sum(np.square(a - b)), after.params, state.params)
+    assert float(report["update_norm"]) == pytest.approx(np.sqrt(sum(jax.tree.leaves(moved))), rel=1e-4)
+
+
+_LOSSES = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import jax
+import training_test as t
+config = t.configured(**t.SMALL, model__dropout=0.0)
+state, losses, _ = t.epochs(config, t.training.streamed_epoch)
+print(jax.device_count(), *losses.tolist(), float(state.params["item_embedding"].sum()))
+"""
+
+
+def test_losses_on_one_and_on_eight_devices_agree():
+    here = os.path.dirname(__file__)
+    found = {}
+    for devices in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        env = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", _LOSSES, here]
+        words = subprocess.run(command, check=True, env=env, capture_output=True, text=True, timeout=100).stdout.split()
+        assert int(words[0]) == devices
+        found[devices] = np.array(words[1:], float)
+    np.testing.assert_allclose(found[1], found[8], rtol=1e-4)
