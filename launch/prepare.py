@@ -29,7 +29,7 @@ For example:
     python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=2
 
   How long 10 million rows take (draw a log, write it as CSV, then time its preparation):
-    python -m launch.prepare --source=synthetic --users=200000 --items=50000 --export=/tmp/log.csv
+    python -m launch.prepare --source=synthetic --users=201000 --items=50000 --export=/tmp/log.csv
     time python -m launch.prepare --source=log --input=/tmp/log.csv --out=/tmp/timed \
       --columns=user=user_id,item=item_id,time=time_ms,watched=long_view,play=play_time_ms,duration=duration_ms
 
