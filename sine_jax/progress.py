@@ -48,7 +48,7 @@ def _bar(console: Console, done: int, total: int) -> Iterator[Display]:
         def advance(steps: int, sequences: int, terms: Mapping[str, float]) -> None:
             bar.update(task, advance=steps, status=status(steps, sequences, terms))
 
-        yield Display(advance, console.print)
+        yield Display(advance, lambda line: console.print(line, soft_wrap=True, highlight=False))
 
 
 def _lines(console: Console, done: int, total: int) -> Display:

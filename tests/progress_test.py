@@ -1,0 +1,31 @@
+import io
+
+from rich.console import Console
+
+from sine_jax import progress
+
+
+def shown(*, terminal):
+    stream = io.StringIO()
+    with progress.display(
+        done=5, total=10, console=Console(file=stream, force_terminal=terminal, width=150)
+    ) as display:
+        display.advance(5, 100, {"loss": 0.25})
+        display.say("epoch 1")
+    return stream.getvalue()
+
+
+def test_without_a_terminal_there_are_plain_lines(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    first, second = shown(terminal=False).splitlines()
+    assert first.startswith("step 10/10  loss 0.2500  ") and first.endswith("0:00:00 left")
+    assert "sequences/s" in first and second == "epoch 1"
+
+
+def test_a_terminal_gets_a_bar_with_terms_speed_and_time_left():
+    text = shown(terminal=True)
+    assert "10/10" in text and "loss 0.2500" in text and "sequences/s" in text and "epoch 1" in text
+
+
+def test_durations_are_hours_minutes_and_seconds():
+    assert progress.duration(3600 + 2 * 60 + 3) == "1:02:03"

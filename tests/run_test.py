@@ -1,0 +1,145 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from sine_jax import config as configs
+from sine_jax import preparation, presets, run, sources, synthetic
+from sine_jax.checkpoints import Progress
+
+SMALL = {
+    "model.max_len": 6,
+    "model.dim": 4,
+    "model.num_blocks": 1,
+    "model.num_interests": 2,
+    "train.batch_size": 32,
+    "train.num_widths": 1,
+    "train.epochs": 4,
+    "train.eval_every": 2,
+}
+
+
+def configured(**overrides):
+    return configs.replace(presets.default(), SMALL | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def prepared(folder, seed=0):
+    settings = synthetic.Settings(seed=seed, num_users=80, num_items=60, num_exposures=15)
+    preparation.prepare(sources.generated(settings), str(folder), rule=None, min_positives=3, min_exposures=1)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return prepared(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run.train(configured(), data, str(folder))
+
+
+def records(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+
+
+_KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+import run_test
+from sine_jax import checkpoints, run
+save, saves = checkpoints.save, []
+def save_and_die(*args):
+    save(*args)
+    saves.append(args)
+    if len(saves) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save = save_and_die
+run.train(run_test.configured(), sys.argv[2], sys.argv[3])
+"""
+
+
+def test_a_killed_run_goes_on_to_the_very_state_and_records_of_one_that_was_not(data, whole, tmp_path):
+    folder, at = whole
+    command = [sys.executable, "-c", _KILLED, os.path.dirname(__file__), data, str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, env=env, capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    with (tmp_path / "metrics.jsonl").open("a") as stream:  # what a crash may leave: later steps, half a line
+        stream.write('{"step": 1000}\n{"step": 3, "lo')
+    assert run.train(configured(), data, str(tmp_path)) == at
+    assert records(tmp_path) == records(folder)
+    one, other = (run.restore(str(f), checkpoint="latest").params for f in (folder, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_every_step_and_validation_is_recorded_once(whole):
+    folder, at = whole
+    steps = [line["step"] for line in records(folder) if "loss" in line]
+    validations = [line["epoch"] for line in records(folder) if "valid/gauc" in line]
+    assert steps == list(range(1, at.step + 1))
+    assert validations == [1, 3]
+
+
+def test_a_workdir_holds_what_a_run_was(whole, data):
+    folder, _ = whole
+    assert configs.from_json((folder / "config.json").read_text()) == configured()
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["data"]["path"] == data and len(environment["runs"][0]["devices"]) == jax.device_count()
+    assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_is_not_trained_further(data, whole):
+    folder, at = whole
+    before = records(folder)
+    assert run.train(configured(), data, str(folder)) == at
+    assert records(folder) == before
+
+
+def test_another_configuration_in_a_workdir_is_refused_with_the_difference(data, whole):
+    with pytest.raises(ValueError, match="optimizer.learning_rate was 0.001, now 0.1"):
+        run.train(configured(optimizer__learning_rate=0.1), data, str(whole[0]))
+
+
+def test_another_data_set_is_refused_for_training_and_for_evaluation(whole, tmp_path):
+    other = prepared(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="holds another run: data fingerprint was"):
+        run.train(configured(), other, str(whole[0]))
+    with pytest.raises(ValueError, match="its fingerprint is .* but the checkpoint's is"):
+        run.restore(str(whole[0]), checkpoint="latest", data=other)
+
+
+def test_divergence_stops_with_step_and_terms(data, tmp_path):
+    config = configured(optimizer__learning_rate=1e38)
+    with pytest.raises(ValueError, match=r"diverged at step \d+: .*loss=.*no checkpoint yet.*learning_rate"):
+        run.train(config, data, str(tmp_path))
+    assert all(math.isfinite(line["loss"]) for line in records(tmp_path))
+
+
+def test_a_workdir_that_cannot_be_written_is_one_clear_line(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="file/run cannot be written .*: choose another --workdir"):
+        run.train(configured(), data, str(tmp_path / "file" / "run"))
+
+
+def test_a_folder_without_a_run_says_to_train_first(tmp_path):
+    with pytest.raises(ValueError, match="train first"):
+        run.restore(str(tmp_path), checkpoint="best")
+
+
+def test_patience_counts_validations_since_the_last_gain():
+    config, at, seen = configured(train__patience=2), Progress(0, 0), []
+    for value in (0.5, 0.4, 0.6, 0.6, 0.5):
+        at = run.validated(at, value)
+        seen.append((at.best, at.since_gain, run.stopped(at, config)))
+    assert seen == [(0.5, 0, False), (0.5, 1, False), (0.6, 0, False), (0.6, 1, False), (0.6, 2, True)]
+    assert not run.stopped(at, configured(train__patience=0))
