@@ -79,7 +79,7 @@ def batches(
       reading: the log as it is read, up to the split's targets.
       max_len: T, the widest history.
       margin: how many of the T columns stay empty.
-      num_widths: how many widths of histories; 1 where scores depend on the padding.
+      num_widths: the most widths of histories.
       batch_size: B, the most users in a batch.
       multiple_of: B is a multiple of this, the number of devices; what is missing are fillers, users of -1.
 

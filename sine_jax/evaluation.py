@@ -73,7 +73,7 @@ def prepare(log: EventLog, config: Config, *, num_items: int, split: str, protoc
         windows.read(log, chosen, num_skips=config.objective.num_skips, read_skips=config.model.read_skips),
         max_len=config.model.max_len,
         margin=max(config.data.window_margin - later, 0),
-        num_widths=config.train.num_widths if config.model.mask_padding else 1,
+        num_widths=config.train.num_widths,
         batch_size=BATCH_SIZE,
         multiple_of=parallel.local_device_count(),
     )
