@@ -70,15 +70,18 @@ def _lines(console: Console, done: int, total: int) -> Display:
 
 def _status(steps_left: int) -> Callable[[int, int, Mapping[str, float]], str]:
     """Keeps count, and puts terms, speed and time left into words."""
-    begin, steps_done, sequences_done = time.monotonic(), 0, 0
+    begin, steps_done, sequences_done, left = 0.0, 0, 0, steps_left
 
     def status(steps: int, sequences: int, terms: Mapping[str, float]) -> str:
-        nonlocal steps_done, sequences_done
+        nonlocal begin, steps_done, sequences_done, left
+        left -= steps
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+        if not begin:  # the first report took compilation too: it says nothing of speed
+            begin = time.monotonic()
+            return shown
         steps_done, sequences_done = steps_done + steps, sequences_done + sequences
         elapsed = max(time.monotonic() - begin, 1e-9)
-        left = elapsed / max(steps_done, 1) * (steps_left - steps_done)
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
-        return f"{shown}  {sequences_done / elapsed:,.0f} sequences/s  {duration(left)} left"
+        return f"{shown}  {sequences_done / elapsed:,.0f} sequences/s  {duration(elapsed / steps_done * left)} left"
 
     return status
 
