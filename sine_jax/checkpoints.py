@@ -19,6 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from sine_jax import parallel
+
 Tree = Any
 
 FORMAT = 1
@@ -206,8 +208,8 @@ def _arrays(folder: str | os.PathLike[str], step: int, name: str, template: Tree
     path = (Path(folder) / str(step)).absolute()
     described = _described(folder, step)["trees"][name]
     _check_shapes(path, described["shapes"], template)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), template)
+    place = parallel.one_device()
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), template)
     tree = _read(folder, step, **{name: ocp.args.StandardRestore(shapes)})[name]
     if _checksum(tree) != described["checksum"]:
         raise Damaged(f"{path}: the checkpoint is damaged (the {name} are not what was saved)")

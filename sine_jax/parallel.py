@@ -36,9 +36,14 @@ def device_index() -> Array:
     return jax.lax.axis_index(AXIS)
 
 
-def is_main_process() -> bool:
-    """Whether this process writes logs and checkpoints."""
-    return jax.process_index() == 0
+def describe() -> list[str]:
+    """Kind of each device of all processes."""
+    return [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
+
+
+def one_device() -> jax.sharding.Sharding:
+    """Where to put what is whole: the first device of this process."""
+    return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
 def process_rows(rows: Tree, *, process_index: int | None = None, process_count: int | None = None) -> Tree:

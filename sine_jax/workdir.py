@@ -19,10 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 from tensorboardX import SummaryWriter
 
 from sine_jax import config as configs
+from sine_jax import parallel
 from sine_jax.config import Config
 
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
@@ -128,8 +128,7 @@ def versions() -> dict[str, str]:
 
 def describe_machine() -> dict[str, Any]:
     """Versions and devices."""
-    devices = [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
-    return {"versions": versions(), "devices": devices, "platform": platform.platform()}
+    return {"versions": versions(), "devices": parallel.describe(), "platform": platform.platform()}
 
 
 def open_metrics(folder: Path, *, step: int) -> Metrics:

@@ -1,0 +1,75 @@
+"""A module imports only from lower rows, and each outside package has one owner."""
+
+import ast
+import pathlib
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "sine_jax"
+LAUNCH = PACKAGE.parent / "launch"
+
+# From the words at the bottom to a run at the top; a module imports only from rows below its own.
+ROWS = [
+    ["types", "config"],
+    ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "progress"],
+    ["labels", "splits", "counting", "negatives", "windows", "optimizer", "rawfiles", "synthetic"],
+    ["attention", "interests", "official", "candidates", "collation", "ingest", "pipeline"],
+    ["model", "sources"],
+    ["objectives", "scorers", "datasets"],
+    ["training", "evaluation", "preparation"],
+    ["report", "checkpoints", "workdir"],
+    ["run"],
+]
+
+OWNERS = {
+    "absl": [],
+    "orbax": ["checkpoints"],
+    "tensorflow_datasets": ["datasets"],
+    "tensorboardX": ["workdir"],
+    "tensorflow": [],
+    "torch": [],
+    "pandas": [],
+}
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Dotted names that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+MODULES = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
+
+
+def test_every_module_has_a_row():
+    assert sorted(name for row in ROWS for name in row) == sorted(MODULES)
+
+
+@pytest.mark.parametrize("row", range(len(ROWS)))
+def test_modules_import_only_from_lower_rows(row):
+    below = {f"sine_jax.{name}" for lower in ROWS[:row] for name in lower}
+    ours = {f"sine_jax.{name}" for name in MODULES}
+    for name in ROWS[row]:
+        assert imported(MODULES[name]) & ours <= below, name
+
+
+@pytest.mark.parametrize("package", OWNERS)
+def test_outside_packages_have_one_owner(package):
+    users = {name for name, path in MODULES.items() if any(i.split(".")[0] == package for i in imported(path))}
+    assert sorted(users) == OWNERS[package]
+
+
+def test_only_parallel_knows_devices():
+    words = ("jax.pmap", "jax.devices", "jax.local_", "jax.device_count", "jax.process_")
+    sources = {path.stem: path.read_text() for path in [*MODULES.values(), *LAUNCH.glob("*.py")]}
+    assert {name for name, source in sources.items() if any(word in source for word in words)} == {"parallel"}
+
+
+def test_the_library_does_not_import_its_launches():
+    for path in MODULES.values():
+        assert not any(name.split(".")[0] == "launch" for name in imported(path))
