@@ -9,13 +9,24 @@ VENV = .venv-$(VERSION)
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: train test lint clean
+.PHONY: train results test lint clean
 .DELETE_ON_ERROR:
 
 train: $(READY)
 	$(BIN)/python -m launch.prepare --source=sample --out=$(WORKDIR)/sample
 	$(BIN)/python -m launch.train --data=$(WORKDIR)/sample --workdir=$(WORKDIR)/sine
 	$(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/sine
+
+# The table of results/: two presets, three seeds each, on LOG, a file of KuaiRand-Pure exposures with their order.
+LOG ?= ../shared/data/kuairand_pure_seq_dev80.parquet
+results: $(READY)
+	$(BIN)/python -m launch.prepare --source=log --input=$(LOG) --out=$(WORKDIR)/kuairand --overwrite \
+	  --columns=user=user_id,item=item_id,order=step,watched=long_view --min_positives=5
+	for preset in official default; do for seed in 1 2 3; do \
+	  $(BIN)/python -m launch.train --data=$(WORKDIR)/kuairand --workdir=$(WORKDIR)/$$preset-$$seed --preset=$$preset \
+	    --model.max_len=60 --train.seed=$$seed && \
+	  $(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/$$preset-$$seed || exit 1; \
+	done; done
 
 test: $(READY)
 	$(BIN)/python -m pytest

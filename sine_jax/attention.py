@@ -11,6 +11,9 @@ import jax.numpy as jnp
 from sine_jax.dropout import Dropout
 from sine_jax.types import Array
 
+# Not truncated, as in PyTorch; Flax's own is.
+xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
 
 def causal_probabilities(logits: Array, *, where: Array, zero_keys: int) -> Array:
     """Softmax over the keys that a query may see.
@@ -68,7 +71,7 @@ class SelfAttention(nn.Module):
         """
         dim = queries.shape[-1]
         heads = (self.num_heads, dim // self.num_heads)
-        init = nn.initializers.xavier_normal()
+        init = xavier_normal
 
         def project(x: Array, name: str) -> Array:
             x = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x)
@@ -118,7 +121,7 @@ class Block(nn.Module):
         z = layer_norm(self.norm_eps, self.dtype, "forward_norm")(q + attended)
 
         def dense(name: str) -> nn.Dense:
-            init = nn.initializers.xavier_normal()
+            init = xavier_normal
             return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, bias_init=self.bias_init, name=name)
 
         hidden = nn.relu(Dropout(self.dropout)(dense("forward_in")(z), deterministic=deterministic))

@@ -112,8 +112,7 @@ def _batch(
     """One batch of the population's rows, -1 for fillers."""
     known = rows >= 0
     users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
-    items, watched, _, _ = windows.window(reading, users, reading.history_ends, width=min(width, limit))
-    empty = ((0, 0), (max(width - limit, 0), 0))
+    items, watched, _, _ = windows.window(reading, users, reading.history_ends, width=width, limit=limit)
     columns = np.arange(num_candidates - 1)[None, :]
     begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
     there = (columns < ends - begins) & known[:, None]
@@ -121,5 +120,4 @@ def _batch(
     candidates[known, 0] = population.targets[rows[known]]
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
     labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
-    read: tuple[Any, Any] = np.pad(items, empty), np.pad(watched, empty)
-    return EvalBatch(users, *read, candidates, labels)
+    return EvalBatch(users, items, watched, candidates, labels)

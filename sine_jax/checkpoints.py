@@ -145,13 +145,13 @@ def restore_params(folder: str | os.PathLike[str], which: str, template: Callabl
     found = steps(folder)
     if not found:
         raise ValueError(f"{folder}: there is no checkpoint; train first")
-    if which == "latest":
-        candidates = found[::-1]
+    if which.isdigit():
+        candidates = [step for step in found if step == int(which)]
     else:
-        step = _best_step(folder) if which == "best" else int(which) if which.isdigit() else None
-        if step not in found:
-            raise ValueError(f"{folder}: no checkpoint {which}; there are best, latest, {', '.join(map(str, found))}")
-        candidates = [step]
+        best = [_best_step(folder)] if which == "best" else []
+        candidates = [step for step in (*best, *found[::-1]) if step in found]
+    if not candidates or which not in ("best", "latest", *map(str, candidates)):
+        raise ValueError(f"{folder}: no checkpoint {which}; there are best, latest, {', '.join(map(str, found))}")
     for step in candidates:
         try:
             about = _about(folder, step)
@@ -159,7 +159,7 @@ def restore_params(folder: str | os.PathLike[str], which: str, template: Callabl
         except Damaged as error:
             if step == candidates[-1]:
                 raise
-            _log.warning("%s; using the one before", error)
+            _log.warning("%s; using another than was asked for", error)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,7 +62,7 @@ class ObjectiveConfig:
     A weight is a number, or a schedule over steps: `linear:0:1:500` or `cosine:1:0:500` (from, to, steps).
     """
 
-    sampled: float | str = _option(1.0, "Weight of watched over sampled.")
+    sampled: float | str = _option(0.3, "Weight of watched over sampled.")
     passive: float | str = _option(1.0, "Weight of watched over skipped.")
     dcor: float | str = _option(1.0, "Weight of the distance correlation between sub-interests.")
     l2: float | str = _option(0.0, "Weight of the penalty on the item embeddings.")
@@ -79,9 +80,11 @@ class ObjectiveConfig:
         "hard", "The pair names one active sub-interest, or a distribution over them.", ("hard", "soft")
     )
     num_negatives: int = _option(1, "M, sampled negatives of a position.")
-    num_skips: int = _option(1, "S, how many of the skips right before a positive are paired with it, nearest first.")
+    num_skips: int = _option(3, "S, how many of the skips right before a positive are paired with it, nearest first.")
     resample_negatives: bool = _option(True, "Draw negatives anew each epoch (the released code draws once).")
-    exclude_seen: bool = _option(True, "Never draw an item of the user's own log (the released check never fires).")
+    exclude_seen: bool = _option(
+        True, "Never draw an item that the user saw in the training part (the released check never fires)."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ class TrainConfig:
 
     batch_size: int = _option(128, "Users in a batch, over all devices.")
     epochs: int = _option(100, "The most passes over the users.")
-    patience: int = _option(20, "Evaluations without a gain after which training stops; 0 never stops.")
+    patience: int = _option(10, "Evaluations without a gain after which training stops; 0 never stops.")
     metric: str = _option(
         "gauc",
         "Validation metric that early stopping and the best checkpoint go by.",
@@ -181,7 +184,11 @@ def to_json(config: Config) -> str:
 
 def from_json(text: str) -> Config:
     """The inverse of `to_json`."""
-    values = json.loads(text)
+    return from_dict(json.loads(text))
+
+
+def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
+    """The configuration with these fields by section, as `dataclasses.asdict` gives them."""
     return replace(
         Config(), {f"{section}.{name}": v for section, fields in values.items() for name, v in fields.items()}
     )
@@ -191,6 +198,29 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """Dotted fields in which two configurations differ, with both values."""
     a, b = dataclasses.asdict(old), dataclasses.asdict(new)
     return {f"{s}.{f}": (a[s][f], b[s][f]) for s in a for f in a[s] if a[s][f] != b[s][f]}
+
+
+def parse_weight(spec: float | str) -> tuple[str, float, float, int]:
+    """Reads the specification of a weight.
+
+    Args:
+      spec: a number, or `linear:FROM:TO:STEPS`, or `cosine:FROM:TO:STEPS`.
+
+    Returns:
+      Its kind (`constant`, `linear` or `cosine`), where it starts and ends, and in how many steps.
+
+    Raises:
+      ValueError: anything else, or a weight below 0.
+    """
+    try:
+        kind, *values = str(spec).split(":") if ":" in str(spec) else ("constant", spec, spec, 1)
+        start, end, steps = float(values[0]), float(values[1]), int(values[2])
+        known = kind in ("constant", "linear", "cosine") and len(values) == 3
+        if known and 0 <= start < math.inf and 0 <= end < math.inf and steps > 0:
+            return kind, start, end, steps
+    except (ValueError, IndexError):
+        pass
+    raise ValueError(f"weight {spec!r}: give a number from 0, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS")
 
 
 def validate(config: Config) -> None:
@@ -205,12 +235,28 @@ def validate(config: Config) -> None:
             choices, value = field.metadata["choices"], getattr(values, field.name)
             if choices and value not in choices:
                 raise ValueError(f"{section.name}.{field.name}={value!r}: choose one of {', '.join(choices)}")
-    model, objective, train = config.model, config.objective, config.train
+    model, objective, train, optimizer = config.model, config.objective, config.train, config.optimizer
+    for term in ("sampled", "passive", "dcor", "l2", "active"):
+        try:
+            parse_weight(getattr(objective, term))
+        except ValueError as error:
+            raise ValueError(f"objective.{term}: {error}") from None
     rules = (
         (model.num_interests >= 2, "model.num_interests must be at least 2"),
         (model.dim % model.num_heads == 0, "model.num_heads must divide model.dim"),
-        (0 <= model.dropout < 1, "model.dropout must be in [0, 1)"),
-        (model.max_len > max(config.data.window_margin, 0), "model.max_len must be above data.window_margin"),
+        (0 <= model.dropout <= 0.99, "model.dropout must be in [0, 0.99]"),
+        (min(model.dim, model.num_heads, model.num_blocks) >= 1, "model.dim, num_heads and num_blocks start at 1"),
+        (model.norm_eps > 0 and optimizer.eps > 0, "model.norm_eps and optimizer.eps must be above 0"),
+        (0 < optimizer.learning_rate < math.inf, "optimizer.learning_rate must be above 0"),
+        (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1, "optimizer.b1 and b2 must be in [0, 1)"),
+        (
+            min(optimizer.warmup_steps, optimizer.clip_norm, optimizer.weight_decay) >= 0,
+            "optimizer.warmup_steps, clip_norm and weight_decay start at 0",
+        ),
+        (0 <= config.data.window_margin, "data.window_margin starts at 0"),
+        (train.patience >= 0 and train.seed >= 0, "train.patience and train.seed start at 0"),
+        (model.filter_strength >= 0, "model.filter_strength starts at 0"),
+        (model.max_len > config.data.window_margin + 1, "model.max_len must be above data.window_margin + 1"),
         (min(objective.num_negatives, objective.num_skips) >= 1, "objective.num_negatives and num_skips start at 1"),
         (
             objective.passive_form == "score" or model.fusion == "sum",

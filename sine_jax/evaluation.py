@@ -201,7 +201,7 @@ def _values_of_scores(task: Task, outputs: list[np.ndarray]) -> Values:
     for batch, scores in zip(task.batches, outputs, strict=True):
         labels, where = np.asarray(batch.labels), np.asarray(batch.candidates) != PAD
         ranking = metrics.ranking(scores, labels, where=where)
-        log_loss = metrics.log_loss(scores, labels, where=where)
+        log_loss = np.where(ranking.defined, metrics.log_loss(scores, labels, where=where), np.nan)
         parts.append({**_by_rank(ranking, task.protocol.cutoffs), "log_loss": log_loss})
         rows.append((scores[where], labels[where], np.asarray(batch.users)[np.nonzero(where)[0]]))
     flat, labels, users = (np.concatenate(column) for column in zip(*rows, strict=True))

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sine_jax.attention import xavier_normal
 from sine_jax.types import Array
 
 
@@ -117,8 +118,7 @@ class ActiveInterest(nn.Module):
     @nn.compact
     def __call__(self, states: Array, interests: Array) -> Array:
         """Maps states [..., D] and sub-interests [K, D] to log-probabilities [..., K] in float32."""
-        init = nn.initializers.xavier_normal()
-        queries = nn.Dense(states.shape[-1], dtype=self.dtype, kernel_init=init, name="query")(states)
+        queries = nn.Dense(states.shape[-1], dtype=self.dtype, kernel_init=xavier_normal, name="query")(states)
         logits = jnp.einsum("...d,kd->...k", queries, interests, preferred_element_type=jnp.float32)
         return jax.nn.log_softmax(logits, axis=-1)
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.attention import Block, layer_norm
+from sine_jax.attention import Block, layer_norm, xavier_normal
 from sine_jax.config import Config, ModelConfig
 from sine_jax.dropout import Dropout
 from sine_jax.interests import (
@@ -60,15 +60,14 @@ class SINE(nn.Module):
         """
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         width, valid = histories.items.shape[-1], histories.items != PAD
-        xavier = nn.initializers.xavier_normal()
-        table = self.param("item_embedding", xavier, (self.num_items + 1, config.dim))
-        interests = self.param("interests", xavier, (config.num_interests, config.dim)).astype(dtype)
-        positions = self.param("position_embedding", xavier, (config.max_len, config.dim))
+        table = self.param("item_embedding", xavier_normal, (self.num_items + 1, config.dim))
+        interests = self.param("interests", xavier_normal, (config.num_interests, config.dim)).astype(dtype)
+        positions = self.param("position_embedding", xavier_normal, (config.max_len, config.dim))
 
         columns = _position_columns(valid, config)
         x = math.sqrt(config.dim) * table[histories.items] + positions[columns]
         if config.read_skips:
-            polarity = self.param("polarity_embedding", xavier, (2, config.dim))
+            polarity = self.param("polarity_embedding", xavier_normal, (2, config.dim))
             x = x + polarity[histories.watched.astype(jnp.int32)]
         x = Dropout(config.dropout)(x.astype(dtype), deterministic=deterministic) * valid[..., None]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from sine_jax import losses, model
-from sine_jax.config import Config
+from sine_jax.config import Config, parse_weight
 from sine_jax.losses import Mean
 from sine_jax.types import PAD, Array, Params, TrainBatch
 
@@ -52,28 +52,11 @@ def objective(
 
 
 def weight(spec: float | str, step: Array | int) -> Array | float:
-    """The weight that a specification gives at a step.
-
-    Args:
-      spec: a number, or `linear:FROM:TO:STEPS`, or `cosine:FROM:TO:STEPS`.
-      step: steps done.
-
-    Returns:
-      A number [].
-
-    Raises:
-      ValueError: for anything else.
-    """
-    try:
-        return float(spec)
-    except ValueError:
-        pass
-    try:
-        kind, first, last, steps = str(spec).split(":")
-        start, end, duration = float(first), float(last), int(steps)
-        shape = {"linear": optax.linear_schedule(0.0, 1.0, duration), "cosine": _cosine(duration)}[kind]
-    except (ValueError, KeyError):
-        raise ValueError(f"weight {spec!r}: give a number, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS") from None
+    """The weight [] that a specification (see `config.parse_weight`) gives after `step` steps."""
+    kind, start, end, steps = parse_weight(spec)
+    if kind == "constant":
+        return start
+    shape = {"linear": optax.linear_schedule(0.0, 1.0, steps), "cosine": _cosine(steps)}[kind]
     return start + (end - start) * shape(step)
 
 
@@ -84,7 +67,8 @@ def _cosine(steps: int) -> optax.Schedule:
 
 def _used(spec: float | str) -> bool:
     """Whether a weight is ever other than 0."""
-    return not isinstance(spec, (int, float)) or spec != 0
+    _, start, end, _ = parse_weight(spec)
+    return max(start, end) > 0
 
 
 def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Config) -> dict[str, Mean]:

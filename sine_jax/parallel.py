@@ -14,8 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from sine_jax.types import Array
-
 Tree = Any
 
 AXIS = "devices"
@@ -29,11 +27,6 @@ def device_count() -> int:
 def local_device_count() -> int:
     """Devices of this process."""
     return jax.local_device_count()
-
-
-def device_index() -> Array:
-    """Which device runs this, inside a function given to `update`."""
-    return jax.lax.axis_index(AXIS)
 
 
 def describe() -> list[str]:

@@ -75,10 +75,16 @@ def stratify(reading: windows.Reading, config: Config) -> Strata:
         raise ValueError("no user has a training pair: prepare a log with at least two positives before the split")
     num_steps = -(-len(users) // config.train.batch_size)
     # One column of padding stays where there is room: the released filter reads what stands in column 0.
-    needed = np.minimum(lengths[users] + 1, config.model.max_len)
+    needed = np.minimum(np.minimum(lengths[users], most_read(config)) + 1, config.model.max_len)
     widths = choose_widths(np.bincount(needed), num_widths=config.train.num_widths, num_steps=num_steps)
     stratum = np.searchsorted(widths, needed)
     return Strata(tuple(Stratum(users[stratum == i], width) for i, width in enumerate(widths)), num_steps)
+
+
+def most_read(config: Config) -> int:
+    """The most exposures of a training window: the released code keeps T - 2 positives, the last of them no input."""
+    margin = config.data.window_margin
+    return config.model.max_len - (margin + 1 if margin else 0)
 
 
 def choose_widths(counts: np.ndarray, *, num_widths: int, num_steps: int) -> list[int]:
@@ -129,6 +135,7 @@ def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[n
         rows = -(-len(users) // strata.num_steps)
         grid = np.full((rows, strata.num_steps), -1, np.int32)
         grid.reshape(-1)[: len(users)] = rng.permutation(users)
+        grid = grid[:, rng.permutation(strata.num_steps)]  # else the fillers would always be in the last batches
         batches.append(np.pad(grid.T, ((0, 0), (0, -rows % multiple)), constant_values=-1))
     return tuple(batches)
 
@@ -138,7 +145,7 @@ def negatives_epoch(epoch: int, config: Config) -> int:
     return epoch if config.objective.resample_negatives else 0
 
 
-def assemble(source: Columns, users: Any, bits: Any, *, width: int, num_items: int) -> TrainBatch:
+def assemble(source: Columns, users: Any, bits: Any, *, width: int, limit: int, num_items: int) -> TrainBatch:
     """Gathers a batch; numpy arrays give numpy arrays, jax arrays (inside jit too) jax arrays.
 
     Args:
@@ -146,10 +153,12 @@ def assemble(source: Columns, users: Any, bits: Any, *, width: int, num_items: i
       users: [B] int32; -1 for fillers.
       bits: [B, width, M] uint32 words that choose the negatives.
       width: T of this batch.
+      limit: the most exposures that are read, of `most_read`.
       num_items: N.
     """
     xp = users.__array_namespace__()
-    items, watched, positives, skips = windows.window(source.reading, users, source.reading.train_ends, width=width)
+    reading = source.reading
+    items, watched, positives, skips = windows.window(reading, users, reading.train_ends, width=width, limit=limit)
     drawn = negatives.draw(source.seen, xp.maximum(users, 0), bits, num_items)
     return TrainBatch(users, items, watched, positives, xp.where(positives[..., None] != PAD, drawn, PAD), skips)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sine_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig
+from sine_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
 
 
 def default() -> Config:
-    """The corrected model."""
+    """The corrected model; weights and number of skips were chosen by validation GAUC on KuaiRand-Pure."""
     return Config()
 
 
@@ -31,12 +31,15 @@ def official(*, adaptive: bool = True, filter_strength: float | None = None) -> 
             bias_init="uniform",
         ),
         objective=ObjectiveConfig(
+            sampled=1.0,
             active=0.0,
             l2_form="norm",
             passive_form="score" if adaptive else "best_interest",
+            num_skips=1,
             resample_negatives=False,
             exclude_seen=False,
         ),
+        train=TrainConfig(patience=20),
         data=DataConfig(window_margin=2),
     )
 

@@ -86,10 +86,10 @@ def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()
                 display.say(f"resuming at step {at.step}, after epoch {at.epoch}")
             while at.epoch < config.train.epochs and not stopped(at, config):
                 state, at = _epoch(setup, config, state, at, metrics, display)
+                metrics.flush()  # first: a checkpoint must never be ahead of the records
                 if _is_due(at, config):
                     about = About(at, dataclasses.asdict(config), identity, workdir.versions())
                     checkpoints.save(store, state.params, (state.step, state.opt_state), about)
-                metrics.flush()
             display.say(_summary(at, config))
     return at
 
@@ -129,13 +129,12 @@ def restore(folder: str, *, checkpoint: str, data: str | None = None) -> Restore
     Raises:
       ValueError: nothing to restore, or the data set is not the one that the model was trained on.
     """
-    path = Path(folder)
-    config = workdir.read_config(path)
 
     def template(about: About) -> Params:
+        config = configs.from_dict(about.config)
         return jax.eval_shape(lambda: model.init(jax.random.key(0), config, about.data["num_items"]))
 
-    params, about = checkpoints.restore_params(path / workdir.CHECKPOINTS, checkpoint, template)
+    params, about = checkpoints.restore_params(Path(folder) / workdir.CHECKPOINTS, checkpoint, template)
     dataset = datasets.load(data or about.data["path"])
     for name, value in identify(dataset).items():
         if name != "path" and value != about.data[name]:
@@ -143,7 +142,7 @@ def restore(folder: str, *, checkpoint: str, data: str | None = None) -> Restore
                 f"{dataset.path} is not the data set of {folder}: its {name} is {value}, but the checkpoint's is "
                 f"{about.data[name]}; pass the data set that it was trained on"
             )
-    return Restored(params, config, dataset, about)
+    return Restored(params, configs.from_dict(about.config), dataset, about)
 
 
 def identify(dataset: Dataset) -> dict[str, Any]:

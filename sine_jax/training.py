@@ -176,7 +176,8 @@ def host_batches(
     for rows, stratum in zip(users, strata.strata, strict=True):
         shape = (stratum.width, config.objective.num_negatives)
         bits = parallel.on_host(_random_bits)(config.train.seed, drawn, rows, shape)
-        batches.append(pipeline.assemble(source, rows, np.asarray(bits), width=stratum.width, num_items=num_items))
+        shape_of = {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": num_items}
+        batches.append(pipeline.assemble(source, rows, np.asarray(bits), **shape_of))
     return tuple(batches)
 
 
@@ -188,7 +189,8 @@ def _gather(
 ) -> TrainBatch:
     """The same batch, inside jit."""
     bits = negatives.random_bits(config.train.seed, epoch, users, (width, config.objective.num_negatives))
-    return pipeline.assemble(source, users, bits, width=width, num_items=num_items)
+    limit = pipeline.most_read(config)
+    return pipeline.assemble(source, users, bits, width=width, limit=limit, num_items=num_items)
 
 
 def _epoch_batches(strata: pipeline.Strata, config: Config, epoch: int) -> tuple[np.ndarray, ...]:

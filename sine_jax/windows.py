@@ -71,7 +71,9 @@ def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool) -> Re
     )
 
 
-def window(reading: Reading, users: Any, ends: Any, *, width: int) -> tuple[Any, Any, Any, Any]:
+def window(
+    reading: Reading, users: Any, ends: Any, *, width: int, limit: int | None = None
+) -> tuple[Any, Any, Any, Any]:
     """The last rows of each user before an end, left-padded.
 
     Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
@@ -81,6 +83,7 @@ def window(reading: Reading, users: Any, ends: Any, *, width: int) -> tuple[Any,
       users: [B] user of each window; below 0 for a filler, which is all PAD.
       ends: [U] end (exclusive) of each user's window, such as `reading.train_ends`.
       width: T, columns of the window.
+      limit: the most rows that are read, so that the first columns stay empty; `width` by default.
 
     Returns:
       items [B, T], watched [B, T], targets [B, T] and skips [B, T, S].
@@ -88,7 +91,8 @@ def window(reading: Reading, users: Any, ends: Any, *, width: int) -> tuple[Any,
     xp = reading.items.__array_namespace__()
     known = xp.maximum(users, 0)
     columns = ends[known][:, None] - width + xp.arange(width, dtype=ends.dtype)[None, :]
-    valid = (columns >= reading.offsets[known][:, None]) & (users >= 0)[:, None]
+    begins = xp.maximum(reading.offsets[known], ends[known] - (width if limit is None else limit))
+    valid = (columns >= begins[:, None]) & (users >= 0)[:, None]
     columns = xp.where(valid, columns, 0)
     return (
         xp.where(valid, reading.items[columns], PAD),

@@ -67,7 +67,7 @@ def claim(folder: Path, config: Config, data: Mapping[str, Any], *, command: Seq
       ValueError: another configuration or another data set was used here; says in what they differ.
     """
     runs = []
-    if (folder / _CONFIG).exists():
+    if (folder / _CONFIG).exists() and any((folder / CHECKPOINTS).glob("*")):  # else nothing was kept yet
         before = read_environment(folder)
         changes = {
             name: (str(old), str(new)) for name, (old, new) in configs.differences(read_config(folder), config).items()
@@ -138,7 +138,7 @@ def open_metrics(folder: Path, *, step: int) -> Metrics:
         _write(file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step)))
     stream = file.open("a")
     # A resumed run sends TensorBoard a marker that drops what came later.
-    board = SummaryWriter(str(folder), purge_step=step + 1 if step else None, flush_secs=30)
+    board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=30)
 
     def write(step: int, values: Mapping[str, Any]) -> None:
         stream.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")

@@ -92,8 +92,9 @@ def test_margin_empties_the_first_columns_one_fewer_in_the_test(log):
     )
     for split, empty in (("valid", 2), ("test", 1)):
         task = evaluation.prepare(log, released, num_items=NUM_ITEMS, split=split, protocol=evaluation.EXPOSED)
-        items = np.concatenate([batch.items for batch in task.batches])
-        assert items.shape[1] == 5 and not items[:, :empty].any() and items[:, empty].any()
+        widest = [batch.items for batch in task.batches if batch.items.shape[1] == 5]
+        assert not any(items[:, :empty].any() for items in widest)
+        assert any(items[:, empty].any() for items in widest)
 
 
 @pytest.mark.parametrize("protocol", evaluation.PROTOCOLS.values(), ids=list(evaluation.PROTOCOLS))

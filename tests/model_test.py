@@ -1,7 +1,5 @@
 """Properties of the corrected model, each for the option that brings it, and of both in common."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -277,12 +275,3 @@ def test_a_filler_row_changes_nothing(config, params):
     batch = batch_of([5, 3], config=config)
     filled = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])]), batch)
     np.testing.assert_allclose(total(params, filled, None, config), total(params, batch, None, config), rtol=1e-5)
-
-
-def test_every_model_option_that_parts_the_presets_is_known():
-    """A field in which the presets differ has to be one that an ablation can turn on its own."""
-    start = presets.official()
-    for name, (_, value) in configs.differences(start, presets.default()).items():
-        if name not in ("model.fusion", "objective.passive_form"):
-            assert configs.differences(start, configs.replace(start, {name: value}))
-    assert dataclasses.asdict(start) != dataclasses.asdict(presets.default())

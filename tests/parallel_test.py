@@ -29,7 +29,10 @@ def test_map_rows_equals_the_function_on_the_whole():
 def test_update_averages_over_devices_and_leaves_the_state_unstacked():
     def step(state, shared, rows):
         mean = jax.lax.pmean(jnp.mean(rows), parallel.AXIS)
-        return state + shared * mean, {"mean": mean, "devices": jax.lax.pmax(parallel.device_index(), parallel.AXIS)}
+        return state + shared * mean, {
+            "mean": mean,
+            "devices": jax.lax.pmax(jax.lax.axis_index(parallel.AXIS), parallel.AXIS),
+        }
 
     rows = np.arange(8, dtype=np.float32)
     state, report = parallel.update(step)(parallel.replicate(jnp.zeros(())), jnp.float32(2), parallel.shard(rows))

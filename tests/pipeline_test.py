@@ -1,4 +1,5 @@
 import itertools
+import json
 import threading
 
 import jax
@@ -35,9 +36,13 @@ def prepared(config, log=None):
     return source, pipeline.stratify(source.reading, config)
 
 
+def sizes(stratum, config):
+    return {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": NUM_ITEMS}
+
+
 def assemble(source, stratum, users, config, epoch=0):
     bits = negatives.random_bits(0, epoch, jnp.asarray(users), (stratum.width, config.objective.num_negatives))
-    return pipeline.assemble(source, users, np.asarray(bits), width=stratum.width, num_items=NUM_ITEMS)
+    return pipeline.assemble(source, users, np.asarray(bits), **sizes(stratum, config))
 
 
 @pytest.mark.parametrize("num_widths", [1, 2, 3, 4])
@@ -104,7 +109,7 @@ def test_host_and_device_assemble_the_same_batch():
     source, strata = prepared(config)
     users = np.append(strata.strata[0].users[:5], -1).astype(np.int32)
     host = assemble(source, strata.strata[0], users, config)
-    device = jax.jit(lambda s, u, b: pipeline.assemble(s, u, b, width=strata.strata[0].width, num_items=NUM_ITEMS))(
+    device = jax.jit(lambda s, u, b: pipeline.assemble(s, u, b, **sizes(strata.strata[0], config)))(
         jax.tree.map(jnp.asarray, source), users, negatives.random_bits(0, 0, users, (strata.strata[0].width, 2))
     )
     jax.tree.map(np.testing.assert_array_equal, host, device)
@@ -169,3 +174,39 @@ def test_prefetching_keeps_order_passes_errors_on_and_ends_with_its_reader():
     assert next(endless) == 0
     endless.close()
     assert threading.active_count() == threads
+
+
+def test_official_batches_are_the_sequences_of_the_released_code(golden_dir):
+    """Inputs, targets and the skip of each target, for every user of the golden log."""
+    expected = json.loads((golden_dir / "splits.json").read_text())
+    lines = [line.split("\t") for line in (golden_dir / "log.tsv").read_text().splitlines()]
+    items, feedback = ([np.array(row[i].split(), int) for row in lines] for i in (1, 2))
+    unknown = np.full(sum(map(len, items)), -1, np.int32)
+    log = EventLog(
+        np.concatenate(items).astype(np.int32),
+        np.concatenate(feedback).astype(np.int8),
+        unknown.astype(np.int64),
+        unknown,
+        unknown,
+        np.concatenate([[0], np.cumsum([len(i) for i in items])]),
+    )
+    config = configs.replace(presets.official(), {"model.max_len": expected["max_len"]})
+    num_items = expected["max_item_id"]
+    source = pipeline.columns(log, splits.split(log, config.data).valid, config, num_items=num_items)
+    trained = 0
+    for stratum in pipeline.stratify(source.reading, config).strata:
+        bits = np.zeros((len(stratum.users), stratum.width, 1), np.uint32)
+        size = {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": num_items}
+        batch = pipeline.assemble(source, stratum.users, bits, **size)
+        for row, user in enumerate(stratum.users):
+            train_items, train_feedback = map(np.array, expected["users"][lines[user][0]]["train"])
+            positives = np.flatnonzero(train_feedback)
+            pairs = [
+                (train_items[a], train_items[b], train_items[b - 1] if b - 1 > a else PAD)
+                for a, b in itertools.pairwise(positives)
+            ]
+            used = batch.items[row] != PAD
+            found = zip(batch.items[row], batch.positives[row], batch.skips[row, :, 0], strict=True)
+            assert [pair for pair, there in zip(found, used, strict=True) if there] == pairs
+            trained += 1
+    assert trained == sum(sum(user["train"][1]) >= 2 for user in expected["users"].values())

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import resource
 import subprocess
 import sys
 
@@ -184,11 +183,14 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, room):
         f"import sys; sys.argv[1:] = ['--source=sample', '--out={tmp_path}/out']; import launch.prepare as p; p.run()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [
+            sys.executable,
+            "-c",
+            f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room})); {program}",
+        ],
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()

@@ -100,3 +100,21 @@ def test_losses_on_one_and_on_eight_devices_agree():
         assert int(words[0]) == devices
         found[devices] = np.array(words[1:], float)
     np.testing.assert_allclose(found[1], found[8], rtol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_each_device_has_dropout_masks_of_its_own(dropout):
+    """The same rows on each of several devices: their mean is that of one device only where nothing is dropped."""
+    config = configured(**SMALL, model__dropout=dropout)
+    source, strata = prepared(config)
+    tx = optimizer.build(config.optimizer, num_steps=1)
+    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
+    batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
+    state = training.init_state(config, tx, num_items=NUM_ITEMS)
+    step = functools.partial(training.train_step, config=config, optimizer=tx, axis_name=parallel.AXIS)
+    losses = []
+    for devices in (1, 4):
+        mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])
+        _, report = mapped(state, jax.tree.map(lambda x, n=devices: np.stack([x] * n), batches))
+        losses.append(float(report["loss"][0]))
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == (dropout == 0)
