@@ -62,15 +62,19 @@ def save_and_die(*args):
     save(*args)
     saves.append(args)
     if len(saves) == 3:
+        if sys.argv[4] == "after":
+            args[0].manager.wait_until_finished()
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoints.save = save_and_die
 run.train(run_test.configured(), sys.argv[2], sys.argv[3])
 """
 
 
-def test_a_killed_run_goes_on_to_the_very_state_and_records_of_one_that_was_not(data, whole, tmp_path):
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_killed_run_goes_on_to_the_very_state_and_records_of_one_that_was_not(data, whole, tmp_path, moment):
+    """Killed before, or right after, the third checkpoint is there whole."""
     folder, at = whole
-    command = [sys.executable, "-c", _KILLED, os.path.dirname(__file__), data, str(tmp_path)]
+    command = [sys.executable, "-c", _KILLED, os.path.dirname(__file__), data, str(tmp_path), moment]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     killed = subprocess.run(command, env=env, capture_output=True, timeout=100)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
