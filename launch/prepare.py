@@ -112,6 +112,10 @@ def main() -> None:
 def source() -> sources.Source:
     """The source that the flags describe."""
     name = SOURCE.value
+    if COLUMNS.value and name not in ("log", "kuairand"):
+        raise ValueError(f"--columns is for --source=log and kuairand; {name} has columns of its own")
+    if INPUT.value and name in ("sample", "synthetic"):
+        raise ValueError(f"--input is not for --source={name}, which reads no file")
     if name == "sample":
         return sources.sample()
     if name == "synthetic":

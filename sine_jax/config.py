@@ -243,9 +243,13 @@ def validate(config: Config) -> None:
             raise ValueError(f"objective.{term}: {error}") from None
     rules = (
         (model.num_interests >= 2, "model.num_interests must be at least 2"),
-        (model.dim % model.num_heads == 0, "model.num_heads must divide model.dim"),
+        (
+            model.num_heads >= 1 and model.dim % model.num_heads == 0,
+            "model.num_heads starts at 1 and divides model.dim",
+        ),
         (0 <= model.dropout <= 0.99, "model.dropout must be in [0, 0.99]"),
-        (min(model.dim, model.num_heads, model.num_blocks) >= 1, "model.dim, num_heads and num_blocks start at 1"),
+        (min(model.dim, model.num_blocks) >= 1, "model.dim and num_blocks start at 1"),
+        (optimizer.name == "adamw" or not optimizer.weight_decay, "optimizer.weight_decay wants optimizer.name=adamw"),
         (model.norm_eps > 0 and optimizer.eps > 0, "model.norm_eps and optimizer.eps must be above 0"),
         (0 < optimizer.learning_rate < math.inf, "optimizer.learning_rate must be above 0"),
         (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1, "optimizer.b1 and b2 must be in [0, 1)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import os
@@ -135,6 +136,9 @@ def _check_target(out: Path, *, overwrite: bool) -> None:
         raise ValueError(f"{out}: a prepared data set is there already; choose another --out, or pass --overwrite")
 
 
+_MAKE_ROOM = "free some space or choose another --out"
+
+
 @contextlib.contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
     """A folder on the disk of `out` that is gone afterwards, whatever happens."""
@@ -146,9 +150,9 @@ def _scratch(out: Path) -> Iterator[Path]:
     try:
         yield scratch
     except (OSError, pl.exceptions.ComputeError) as error:
-        raise ValueError(
-            f"{out}: cannot be written ({datasets.first_line(error)}); free some space or choose another --out"
-        ) from error
+        occupied = isinstance(error, OSError) and error.errno == errno.EBUSY  # a mount point cannot be replaced
+        remedy = f"choose a folder inside it, such as --out={out / 'prepared'}" if occupied else _MAKE_ROOM
+        raise ValueError(f"{out}: cannot be written ({datasets.first_line(error)}); {remedy}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

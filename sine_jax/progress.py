@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+RECENT = 20  # reports that the speed is taken over
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -72,18 +74,21 @@ def _lines(console: Console, done: int, total: int) -> Display:
 
 def _status(steps_left: int) -> Callable[[int, int, Mapping[str, float]], str]:
     """Keeps count, and puts terms, speed and time left into words."""
-    begin, steps_done, sequences_done, left = 0.0, 0, 0, steps_left
+    marks: collections.deque[tuple[float, int, int]] = collections.deque(maxlen=RECENT)
+    steps_done, sequences_done, left = 0, 0, steps_left
 
     def status(steps: int, sequences: int, terms: Mapping[str, float]) -> str:
-        nonlocal begin, steps_done, sequences_done, left
+        nonlocal steps_done, sequences_done, left
         left -= steps
         shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
-        if not begin:  # the first report took compilation too: it says nothing of speed
-            begin = time.monotonic()
-            return shown
         steps_done, sequences_done = steps_done + steps, sequences_done + sequences
-        elapsed = max(time.monotonic() - begin, 1e-9)
-        return f"{shown}  {sequences_done / elapsed:,.0f} sequences/s  {duration(elapsed / steps_done * left)} left"
+        marks.append((time.monotonic(), steps_done, sequences_done))
+        if len(marks) == 1:  # the first report took compilation too: it says nothing of speed
+            return shown
+        begin, first_step, first_sequence = marks[0]
+        elapsed = max(marks[-1][0] - begin, 1e-9)
+        speed, pace = (sequences_done - first_sequence) / elapsed, elapsed / (steps_done - first_step)
+        return f"{shown}  {speed:,.0f} sequences/s  at most {duration(pace * left)} left"
 
     return status
 

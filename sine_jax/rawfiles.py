@@ -135,7 +135,7 @@ def _intact(path: Path, line: int) -> Iterator[None]:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(
-            f"{path}: the gzip file is truncated or damaged after row {line}; copy or download it again"
+            f"{path}: the gzip file is truncated or damaged somewhere after row {line}; copy or download it again"
         ) from error
 
 

@@ -80,7 +80,7 @@ def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()
     store = checkpoints.open_store(store_path)
     metrics = workdir.open_metrics(path, step=at.step)
     total = config.train.epochs * setup.steps_per_epoch
-    with contextlib.closing(store.manager), contextlib.closing(metrics):
+    with workdir.full_disk_told(path), contextlib.closing(store.manager), contextlib.closing(metrics):
         with progress.display(done=at.step, total=total) as display:
             if at.step:
                 display.say(f"resuming at step {at.step}, after epoch {at.epoch}")

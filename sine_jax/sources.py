@@ -177,4 +177,14 @@ def _exploded(piece: Piece, drop: Sequence[str]) -> Piece:
     dropped = dict(piece.dropped)
     if unequal.any():
         dropped["items and feedback of unequal length"] = int(unequal.sum())
-    return Piece(piece.path, lists.filter(~unequal).explode("items", "feedback"), dropped)
+    rows = lists.filter(~unequal).explode("items", "feedback")
+    foreign = ~rows["items"].str.contains(r"^[1-9]\d{0,9}$").fill_null(True)
+    if foreign.any() and "invalid" not in drop:
+        row = rows.row(foreign.to_list().index(True), named=True)
+        raise ValueError(
+            f"{piece.path}, row {row[ROW]}: item {row['items']!r} is not a number from 1 (blanks separate items). "
+            "Mend the row, or leave such items out with --on_bad_row=drop"
+        )
+    if foreign.any():
+        dropped["items that are not numbers from 1"] = int(foreign.sum())
+    return Piece(piece.path, rows.filter(~foreign), dropped)

@@ -10,11 +10,15 @@ evaluation/        what launch.evaluate found
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 import platform
+import re
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +32,7 @@ from sine_jax.config import Config
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "environment.json", "metrics.jsonl"
 _PACKAGES = ("sine_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_NO_ROOM = re.compile("No space left|File too large|Disk quota|RESOURCE_EXHAUSTED", re.IGNORECASE)
 
 
 class Metrics(NamedTuple):
@@ -52,6 +57,40 @@ def create(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise ValueError(f"workdir {folder} cannot be written ({error.strerror}): choose another --workdir") from error
     return folder
+
+
+@contextlib.contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """Turns what a full disk raises, from whichever library and thread, into one error with its remedy.
+
+    Raises:
+      ValueError: a write into the workdir found no room.
+    """
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        """TensorBoard's writer has a thread of its own: it fails with everything else."""
+        if not _NO_ROOM.search(str(args.exc_value)):
+            threading.__excepthook__(args)
+
+    def unheard(record: logging.LogRecord) -> bool:
+        """Orbax logs a traceback for each thread that fails."""
+        return not (record.exc_info and _NO_ROOM.search(str(record.exc_info[1])))
+
+    orbax_logger = logging.getLogger("absl")
+    orbax_logger.addFilter(unheard)
+    before, threading.excepthook = threading.excepthook, hook
+    try:
+        yield
+    except Exception as error:  # Orbax and TensorStore wrap it in types of their own
+        if not _NO_ROOM.search(str(error)):
+            raise
+        raise ValueError(
+            f"workdir {folder}: the disk is full; checkpoints that were whole before are kept. Free some space and run "
+            "the same command again"
+        ) from error
+    finally:
+        threading.excepthook = before
+        orbax_logger.removeFilter(unheard)
 
 
 def claim(folder: Path, config: Config, data: Mapping[str, Any], *, command: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from sine_jax import config as configs
     [
         ("model.num_interests", 1),
         ("model.num_heads", 3),
+        ("model.num_heads", 0),
         ("model.dim", 0),
         ("model.num_blocks", 0),
         ("model.dropout", 1.0),
@@ -26,6 +27,8 @@ from sine_jax import config as configs
         ("objective.passive_form", "best_interest"),
         ("optimizer.learning_rate", -1.0),
         ("optimizer.warmup_steps", -5),
+        ("optimizer.weight_decay", 0.1),
+        ("optimizer.b1", 2.0),
         ("optimizer.accumulate", 0),
         ("train.patience", -3),
         ("train.batch_size", 0),

@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import preparation, presets, run, sources, synthetic
+from sine_jax import datasets, preparation, presets, run, sources, synthetic, workdir
 from sine_jax.checkpoints import Progress
 
 SMALL = {
@@ -147,3 +148,29 @@ def test_patience_counts_validations_since_the_last_gain():
         seen.append((at.best, at.since_gain, run.stopped(at, config)))
     assert seen == [(0.5, 0, False), (0.5, 1, False), (0.6, 0, False), (0.6, 1, False), (0.6, 2, True)]
     assert not run.stopped(at, configured(train__patience=0))
+
+
+@pytest.mark.parametrize("told", ["RESOURCE_EXHAUSTED: No space left on device", "[Errno 28] No space left on device"])
+def test_a_full_disk_is_told_with_its_remedy(tmp_path, told):
+    with pytest.raises(ValueError, match="the disk is full; .*run the same command again"):
+        with workdir.full_disk_told(tmp_path):
+            raise OSError(told)
+    with pytest.raises(OSError, match="something else"):
+        with workdir.full_disk_told(tmp_path):
+            raise OSError("something else")
+
+
+def test_the_configuration_comes_from_the_checkpoint(whole, data, tmp_path):
+    folder, _ = whole
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "config.json").unlink()
+    assert run.restore(str(copy), checkpoint="best").config == configured()
+
+
+def test_a_workdir_without_a_checkpoint_protects_nothing(data, tmp_path):
+    """An option that was mistyped at first can be mended in place."""
+    identity = run.identify(datasets.load(data))
+    for seed in (1, 2):
+        workdir.claim(tmp_path, configured(train__seed=seed), identity, command=["train"])
+        assert workdir.read_config(tmp_path).train.seed == seed
