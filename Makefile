@@ -41,7 +41,7 @@ $(READY): setup.cfg pyproject.toml
 	@test -n "$(VERSION)" || { echo "$(PYTHON) is missing or older than 3.11: install one, or name it with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
