@@ -36,12 +36,12 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy sine_jax launch
 
-# Installed anew when the requirements change.
+# Installed anew when the requirements change. PYTHONWARNINGS: setuptools warns at length of every editable install.
 $(READY): setup.cfg pyproject.toml
 	@test -n "$(VERSION)" || { echo "$(PYTHON) is missing or older than 3.11: install one, or name it with PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
