@@ -106,12 +106,19 @@ class Block(nn.Module):
     num_heads: int
     dropout: float
     norm_eps: float
-    bias_init: nn.initializers.Initializer
-    dtype: jnp.dtype
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+    dtype: jnp.dtype = jnp.dtype(jnp.float32)
 
     @nn.compact
     def __call__(
-        self, x: Array, *, valid: Array, where: Array, zero_keys: int, emphasis: Array | None, deterministic: bool
+        self,
+        x: Array,
+        *,
+        valid: Array,
+        where: Array,
+        deterministic: bool,
+        zero_keys: int = 0,
+        emphasis: Array | None = None,
     ) -> Array:
         """Maps states [B, T, D] to [B, T, D], zero where not `valid` [B, T]; the rest as in `SelfAttention`."""
         q = layer_norm(self.norm_eps, self.dtype, "attention_norm")(x)

@@ -22,6 +22,9 @@ def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
 class ModelConfig:
     """The network."""
 
+    name: str = _option(
+        "sine", "The network: a file of sine_jax/networks/, or the dotted name of a module that defines one."
+    )
     max_len: int = _option(60, "T, the most exposures that are read.")
     dim: int = _option(64, "D, width of embeddings and states.")
     num_blocks: int = _option(2, "Self-attention blocks.")
@@ -46,6 +49,10 @@ class ModelConfig:
     )
     filter_strength: float = _option(0.5, "Factor on attention to keys of the active sub-interest (active=filter).")
     read_skips: bool = _option(False, "Read skipped exposures too, marked by a polarity embedding.")
+    item_bias: bool = _option(False, "Add a learned number per item to the score.")
+    user_bias: bool = _option(
+        False, "Add a learned function of the watched share of what was read to the score (model.read_skips)."
+    )
     bias_init: str = _option(
         "zeros",
         "First value of the feed-forward biases; `uniform` is what the released model has.",
@@ -64,6 +71,10 @@ class ObjectiveConfig:
 
     sampled: float | str = _option(0.3, "Weight of watched over sampled.")
     passive: float | str = _option(1.0, "Weight of watched over skipped.")
+    pointwise: float | str = _option(
+        0.0, "Weight of the logistic loss of watching, over the watched item and the skips paired with it."
+    )
+    auxiliary: float | str = _option(1.0, "Weight of each term that a network has of its own.")
     dcor: float | str = _option(1.0, "Weight of the distance correlation between sub-interests.")
     l2: float | str = _option(0.0, "Weight of the penalty on the item embeddings.")
     active: float | str = _option(0.1, "Weight of the active sub-interest's cross-entropy (model.active=learned).")
@@ -236,7 +247,7 @@ def validate(config: Config) -> None:
             if choices and value not in choices:
                 raise ValueError(f"{section.name}.{field.name}={value!r}: choose one of {', '.join(choices)}")
     model, objective, train, optimizer = config.model, config.objective, config.train, config.optimizer
-    for term in ("sampled", "passive", "dcor", "l2", "active"):
+    for term in ("sampled", "passive", "pointwise", "auxiliary", "dcor", "l2", "active"):
         try:
             parse_weight(getattr(objective, term))
         except ValueError as error:
@@ -259,6 +270,7 @@ def validate(config: Config) -> None:
         ),
         (0 <= config.data.window_margin, "data.window_margin starts at 0"),
         (train.patience >= 0 and train.seed >= 0, "train.patience and train.seed start at 0"),
+        (model.read_skips or not model.user_bias, "model.user_bias wants model.read_skips"),
         (model.filter_strength >= 0, "model.filter_strength starts at 0"),
         (model.max_len > config.data.window_margin + 1, "model.max_len must be above data.window_margin + 1"),
         (min(objective.num_negatives, objective.num_skips) >= 1, "objective.num_negatives and num_skips start at 1"),

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from sine_jax.attention import xavier_normal
+from sine_jax.scoring import UserState, of_vector
 from sine_jax.types import Array
-
-
-class UserState(NamedTuple):
-    """What remains of a history to score any item with: `Q` vectors, Q = 1 where fusion does not see the candidate.
-
-    Leading axes are [B] at the end of each history, or [B, T] after each exposure.
-    """
-
-    vectors: Array  # [..., Q, D]
-    keys: Array | None  # [..., Q, D], the candidate's part of the fusion; None where Q = 1
-    logits: Array | None  # [..., Q], the state's part of the fusion; None where Q = 1
 
 
 def read_interests(states: Array, interests: Array) -> Array:
@@ -71,43 +60,7 @@ def fuse(logits: Array, vectors: Array) -> UserState:
       The state with Q = 1.
     """
     weights = jax.nn.softmax(logits, axis=-1)
-    return UserState(jnp.einsum("...k,...kd->...d", weights, vectors)[..., None, :], None, None)
-
-
-def score_items_of(state: UserState, items: Array) -> Array:
-    """Scores the candidates of each state.
-
-    Args:
-      state: leading axes [...].
-      items: [..., C, D] embeddings.
-
-    Returns:
-      [..., C] in float32.
-    """
-    return _score(state, items, "...cd")
-
-
-def score_shared_items(state: UserState, items: Array) -> Array:
-    """Scores the same items for every state.
-
-    Args:
-      state: leading axes [...].
-      items: [C, D] embeddings.
-
-    Returns:
-      [..., C] in float32.
-    """
-    return _score(state, items, "cd")
-
-
-def _score(state: UserState, items: Array, axes: str) -> Array:
-    """`sum_q softmax_q(logits_q + keys_q . e) (vectors_q . e)` over items laid out as `axes`."""
-    product = f"...qd,{axes}->...qc"
-    relations = jnp.einsum(product, state.vectors, items, preferred_element_type=jnp.float32)
-    if state.keys is None or state.logits is None:
-        return relations[..., 0, :]
-    logits = jnp.einsum(product, state.keys, items, preferred_element_type=jnp.float32) + state.logits[..., None]
-    return jnp.sum(jax.nn.softmax(logits, axis=-2) * relations, axis=-2)
+    return of_vector(jnp.einsum("...k,...kd->...d", weights, vectors))
 
 
 class ActiveInterest(nn.Module):

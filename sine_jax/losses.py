@@ -60,6 +60,20 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
     return masked(-jax.nn.log_sigmoid(preferred - other), where=where)
 
 
+def watch_probability_loss(logits: Array, watched: Array, *, where: Array) -> Mean:
+    """Logistic loss of the probability that an exposure is watched.
+
+    Args:
+      logits: [...] scores.
+      watched: [...] bool, whether it was.
+      where: [...] True where there was an exposure.
+
+    Returns:
+      The mean loss, undivided.
+    """
+    return masked(-jax.nn.log_sigmoid(jnp.where(watched, logits, -logits)), where=where)
+
+
 def cross_entropy(log_probabilities: Array, targets: Array, *, where: Array) -> Mean:
     """Cross-entropy to a distribution that is taken as given.
 

@@ -1,102 +1,19 @@
-"""SINE: embed, attend, read sub-interests, fuse, score."""
+"""A network with its parameters as pure functions: initialise, apply, encode, score."""
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.attention import Block, layer_norm, xavier_normal
-from sine_jax.config import Config, ModelConfig
-from sine_jax.dropout import Dropout
-from sine_jax.interests import (
-    ActiveInterest,
-    Fusion,
-    UserState,
-    read_interests,
-    relation_to_interests,
-    score_items_of,
-    score_shared_items,
-)
+from sine_jax import network
+from sine_jax.config import Config
+from sine_jax.interests import relation_to_interests
+from sine_jax.losses import Mean
+from sine_jax.network import Network, Pairs
+from sine_jax.scoring import Outputs
 from sine_jax.types import PAD, Array, Histories, Params, TrainBatch
-
-
-class Outputs(NamedTuple):
-    """What the model says after each exposure."""
-
-    state: UserState  # leading axes [B, T]
-    interests: Array  # [B, T, K, D] the sub-interest states H
-    log_active: Array | None  # [B, T, K] log-probabilities of the active sub-interest, where they are learned
-
-
-class SINE(nn.Module):
-    """The network, at every position of a window.
-
-    The tables of items and sub-interests are its parameters `item_embedding` [N + 1, D] and `interests` [K, D].
-
-    Attributes:
-      config: the choices.
-      num_items: N.
-    """
-
-    config: ModelConfig
-    num_items: int
-
-    @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
-        """Reads windows of exposures.
-
-        Args:
-          histories: items and polarities [B, T]; T may be any width up to `config.max_len`.
-          active: [B, T] the active sub-interest of each position's target, for the released filter; else None.
-          deterministic: True for no dropout.
-
-        Returns:
-          The outputs at every position; those of padding mean nothing.
-        """
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
-        width, valid = histories.items.shape[-1], histories.items != PAD
-        table = self.param("item_embedding", xavier_normal, (self.num_items + 1, config.dim))
-        interests = self.param("interests", xavier_normal, (config.num_interests, config.dim)).astype(dtype)
-        positions = self.param("position_embedding", xavier_normal, (config.max_len, config.dim))
-
-        columns = _position_columns(valid, config)
-        x = math.sqrt(config.dim) * table[histories.items] + positions[columns]
-        if config.read_skips:
-            polarity = self.param("polarity_embedding", xavier_normal, (2, config.dim))
-            x = x + polarity[histories.watched.astype(jnp.int32)]
-        x = Dropout(config.dropout)(x.astype(dtype), deterministic=deterministic) * valid[..., None]
-
-        emphasis = None
-        if active is not None:
-            first = jnp.argmax(table[histories.items[:, 0]] @ interests.T, axis=-1)
-            of_keys = jnp.concatenate([first[:, None], active[:, :-1]], axis=1)
-            emphasis = jnp.where(of_keys[:, None, :] == active[:, :, None], config.filter_strength, 1.0)
-        where = jnp.tril(jnp.ones((1, width, width), bool))
-        if config.mask_padding:
-            where = where & valid[:, None, :]
-        bias_init = _fan_in_uniform(config.dim) if config.bias_init == "uniform" else nn.initializers.zeros
-        for i in range(config.num_blocks):
-            x = Block(config.num_heads, config.dropout, config.norm_eps, bias_init, dtype, name=f"block_{i}")(
-                x,
-                valid=valid,
-                where=where,
-                zero_keys=0 if config.mask_padding else config.max_len - width,
-                emphasis=emphasis,
-                deterministic=deterministic,
-            )
-        states = layer_norm(config.norm_eps, dtype, "final_norm")(x)
-
-        vectors = read_interests(states, interests)
-        log_active = ActiveInterest(dtype, name="active")(states, interests) if config.active == "learned" else None
-        if config.fusion == "sum":
-            return Outputs(_summed(vectors, log_active), vectors, log_active)
-        fusion = Fusion(config.fusion == "candidate_aware", dtype, name="fusion")
-        return Outputs(fusion(vectors, log_active), vectors, log_active)
 
 
 def init(key: Array, config: Config, num_items: int) -> Params:
@@ -109,9 +26,20 @@ def init(key: Array, config: Config, num_items: int) -> Params:
 
     Returns:
       A tree of float32 arrays; with learned loss weights, also `log_variances`, one per term.
+
+    Raises:
+      ValueError: there is no such network, or it wants skips that the configuration leaves out.
     """
-    nothing = Histories(jnp.zeros((1, config.model.max_len), jnp.int32), jnp.zeros((1, config.model.max_len), bool))
-    params = dict(SINE(config.model, num_items).init(key, nothing, None, deterministic=True)["params"])
+    if network.find(config.model.name).reads_skips and not config.model.read_skips:
+        raise ValueError(f"model.name={config.model.name} reads skips: set model.read_skips")
+    nothing = jnp.zeros((1, config.model.max_len), jnp.int32)
+    histories = Histories(nothing, nothing != PAD)
+    found = _network(config, num_items).init(key, histories, num_skips=config.objective.num_skips, method="everything")
+    params: dict[str, Any] = dict(found["params"])
+    if config.model.item_bias:
+        params["item_bias"] = jnp.zeros(num_items + 1)
+    if config.model.user_bias:
+        params["user_bias"] = jnp.zeros(2)
     if config.objective.weighting == "learned":
         learned = ["sampled", "passive"] + ["active"] * (config.model.active == "learned")
         params["log_variances"] = {term: jnp.zeros(()) for term in learned}
@@ -140,7 +68,19 @@ def active_relation(params: Params, batch: TrainBatch) -> Array:
     return relation_to_interests(params["interests"], table[batch.positives], table[skips], skipped=skips != PAD)
 
 
-def encode(params: Params, histories: Histories, config: Config) -> UserState:
+def auxiliary(params: Params, outputs: Outputs, batch: TrainBatch, config: Config) -> dict[str, Mean]:
+    """The terms that the network has of its own, over a batch that `apply` gave `outputs` for."""
+    pairs = Pairs(
+        positives=embed(params, batch.positives, config),
+        skips=embed(params, batch.skips, config),
+        has_target=batch.positives != PAD,
+        skipped=batch.skips != PAD,
+    )
+    terms: Any = _of(params, config).apply({"params": params}, outputs, pairs, method="auxiliary")
+    return dict(terms)
+
+
+def encode(params: Params, histories: Histories, config: Config) -> Any:
     """Reads each history once; what is returned scores any number of items.
 
     Args:
@@ -154,14 +94,16 @@ def encode(params: Params, histories: Histories, config: Config) -> UserState:
     return jax.tree.map(lambda x: x[:, -1], _run(params, histories, None, config, key=None).state)
 
 
-def score_candidates(params: Params, state: UserState, candidates: Array, config: Config) -> Array:
-    """Scores candidates [B, C] of each user's state; returns [B, C] float32."""
-    return score_items_of(state, embed(params, candidates, config))
+def score_candidates(params: Params, state: Any, candidates: Array, config: Config) -> Array:
+    """Scores candidates [..., C] of each state [...], such as each user's [B, C]; returns [..., C] float32."""
+    scores = _score(params, state, embed(params, candidates, config), config)
+    return scores + params["item_bias"][candidates] if "item_bias" in params else scores
 
 
-def score_items(params: Params, state: UserState, items: Array, config: Config) -> Array:
+def score_items(params: Params, state: Any, items: Array, config: Config) -> Array:
     """Scores the same items [C] for every user; returns [B, C] float32."""
-    return score_shared_items(state, embed(params, items, config))
+    scores = _score(params, state, embed(params, items, config), config)
+    return scores + params["item_bias"][items][None, :] if "item_bias" in params else scores
 
 
 def score(params: Params, histories: Histories, candidates: Array, config: Config) -> Array:
@@ -182,20 +124,26 @@ def score(params: Params, histories: Histories, candidates: Array, config: Confi
 def user_vectors(params: Params, histories: Histories, config: Config) -> Array:
     """One vector per user whose inner product with `item_embedding` is the score, for nearest-neighbour search.
 
+    An item bias and a user's offset are not in it: add `item_bias` to the products; the offset does not change ranks.
+
     Args:
       params: of `init`.
       histories: [B, T] windows, left-padded.
-      config: the choices; `model.fusion` must not be `candidate_aware`, which has no such vector.
+      config: the choices; the network must score by one vector per user.
 
     Returns:
       [B, D].
 
     Raises:
-      ValueError: for a candidate-aware fusion.
+      ValueError: for a network whose vectors depend on the candidate.
     """
-    if config.model.fusion == "candidate_aware":
-        raise ValueError("a candidate-aware fusion has no user vector: train with model.fusion=collapsed for retrieval")
-    return encode(params, histories, config).vectors[:, 0]
+    state = encode(params, histories, config)
+    if type(_of(params, config)).score is not Network.score or state.keys is not None:
+        raise ValueError(
+            "what the candidate takes part in has no user vector: for retrieval train a network that scores by one, "
+            "such as model.name=sine with model.fusion=collapsed"
+        )
+    return state.vectors[:, 0]
 
 
 def embed(params: Params, items: Array, config: Config) -> Array:
@@ -203,35 +151,34 @@ def embed(params: Params, items: Array, config: Config) -> Array:
     return params["item_embedding"][items].astype(config.model.dtype)
 
 
+def _network(config: Config, num_items: int) -> Network:
+    return network.find(config.model.name)(config.model, num_items)
+
+
+def _of(params: Params, config: Config) -> Network:
+    """The network that parameters belong to."""
+    return _network(config, params["item_embedding"].shape[0] - 1)
+
+
 def _run(params: Params, histories: Histories, active: Array | None, config: Config, *, key: Array | None) -> Outputs:
-    module = SINE(config.model, params["item_embedding"].shape[0] - 1)
     rngs = None if key is None else {"dropout": key}
-    outputs: Any = module.apply({"params": params}, histories, active, deterministic=key is None, rngs=rngs)
+    outputs: Any = _of(params, config).apply(
+        {"params": params}, histories, active, deterministic=key is None, rngs=rngs
+    )
+    if "user_bias" in params:
+        weight, bias = params["user_bias"]
+        offset = weight * _log_odds_of_watching(histories) + bias
+        outputs = outputs._replace(state=outputs.state._replace(offset=offset))
     return outputs
 
 
-def _position_columns(valid: Array, config: ModelConfig) -> Array:
-    """The row of the position table that each column reads, [B or 1, T]."""
-    width = valid.shape[-1]
-    if config.positions == "column":
-        return jnp.arange(config.max_len - width, config.max_len)[None, :]
-    return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)
+def _log_odds_of_watching(histories: Histories) -> Array:
+    """[B, T] log-odds of the watched share of what was read so far, one watched and one skipped added."""
+    watched = jnp.cumsum(histories.watched, axis=-1) + 1.0
+    skipped = jnp.cumsum((histories.items != PAD) & ~histories.watched, axis=-1) + 1.0
+    return jnp.log(watched) - jnp.log(skipped)
 
 
-def _summed(vectors: Array, log_active: Array | None) -> UserState:
-    """All sub-interests at once, weighed by how likely each is active where that is known."""
-    if log_active is None:
-        return UserState(jnp.sum(vectors, axis=-2, keepdims=True), None, None)
-    weights = jnp.exp(log_active).astype(vectors.dtype)
-    return UserState(jnp.einsum("...k,...kd->...d", weights, vectors)[..., None, :], None, None)
-
-
-@functools.cache
-def _fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
-    """Uniform within +-1/sqrt(fan_in), the first biases of the released feed-forward layers."""
-    bound = 1 / math.sqrt(fan_in)
-
-    def draw(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return draw
+def _score(params: Params, state: Any, embeddings: Array, config: Config) -> Array:
+    scores: Any = _of(params, config).apply({"params": params}, state, embeddings, method="score")
+    return scores

@@ -47,7 +47,10 @@ def objective(
     terms |= _parameter_terms(params, config)
     loss = jnp.zeros(())
     for name, value in terms.items():
-        loss = loss + weight(getattr(config.objective, name), step) * _uncertain(params, name, value)
+        spec = getattr(
+            config.objective, name, config.objective.auxiliary
+        )  # a network's own terms have names of their own
+        loss = loss + weight(spec, step) * _uncertain(params, name, value)
     return loss, terms
 
 
@@ -77,8 +80,7 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
     outputs = model.apply(params, batch, config, key=key)
     num_negatives = batch.negatives.shape[-1]
     items = jnp.concatenate([batch.positives[..., None], batch.negatives, batch.skips], axis=-1)
-    embeddings = model.embed(params, items, config)
-    scores = model.score_items_of(outputs.state, embeddings)  # [B, T, 1 + M + S]
+    scores = model.score_candidates(params, outputs.state, items, config)  # [B, T, 1 + M + S]
     watched, sampled, skipped = jnp.split(scores, [1, 1 + num_negatives], axis=-1)
     has_target = (batch.positives != PAD)[..., None]
     pairs = has_target & (batch.skips != PAD)
@@ -88,11 +90,21 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
         terms["sampled"] = losses.preference_loss(watched, sampled, where=has_target & (batch.negatives != PAD))
     if _used(objective.passive):
         if objective.passive_form == "best_interest":
+            embeddings = model.embed(params, items, config)
             relations = jnp.einsum("btkd,btcd->btkc", outputs.interests, embeddings, preferred_element_type=jnp.float32)
             margins = jnp.max(relations[..., :1] - relations[..., 1 + num_negatives :], axis=-2)
             terms["passive"] = losses.preference_loss(margins, jnp.zeros_like(margins), where=pairs)
         else:
             terms["passive"] = losses.preference_loss(watched, skipped, where=pairs)
+    if _used(objective.pointwise):
+        has_item = jnp.concatenate([has_target, pairs], axis=-1)
+        logits = jnp.concatenate([watched, skipped], axis=-1)
+        labels = jnp.arange(logits.shape[-1]) == 0
+        terms["pointwise"] = losses.watch_probability_loss(
+            logits, jnp.broadcast_to(labels[None, None], logits.shape), where=has_item
+        )
+    if _used(objective.auxiliary):
+        terms |= model.auxiliary(params, outputs, batch, config)
     if outputs.log_active is not None and _used(objective.active):
         relation = model.active_relation(params, batch)
         if objective.active_target == "soft":
@@ -106,7 +118,7 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
 def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
     """The terms that look at parameters alone."""
     terms = {}
-    if _used(config.objective.dcor):
+    if _used(config.objective.dcor) and "interests" in params:
         terms["dcor"] = losses.total_distance_correlation(params["interests"])
     if _used(config.objective.l2):
         squared = jnp.sum(jnp.square(params["item_embedding"]))

@@ -38,6 +38,7 @@ def init_state(config: Config, optimizer: optax.GradientTransformation, *, num_i
 def train_step(
     state: TrainState,
     batches: TrainBatch | Sequence[TrainBatch],
+    seed: Array | int,
     *,
     config: Config,
     optimizer: optax.GradientTransformation,
@@ -48,7 +49,9 @@ def train_step(
     Args:
       state: before.
       batches: a batch of B windows, or batches of several widths that count as one.
-      config: the choices; the randomness of a step follows from `train.seed` and `state.step`.
+      seed: of the run, `train.seed`: the randomness of a step follows from it and `state.step`. An argument, so that
+        what is compiled serves every seed.
+      config: the choices.
       optimizer: of `optimizer.build`.
       axis_name: device axis, if any.
 
@@ -56,7 +59,7 @@ def train_step(
       The state after, and its report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
       `parameter_norm`, each [].
     """
-    key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     key = jax.random.fold_in(key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
     (loss, terms), gradients = jax.value_and_grad(objective, has_aux=True)(
         state.params, batches, key, config, step=state.step, axis_name=axis_name
@@ -94,19 +97,19 @@ def resident_epoch(
 
     def run(state: TrainState, shared: Any, users: Sequence[Array]) -> tuple[TrainState, Report]:
         """Runs `count` of up to `length` steps: an epoch's last dispatch may do fewer, in the same shape."""
-        resident, epoch, count = shared
+        resident, epoch, seed, count = shared
 
         def gather(i: Array | int) -> tuple[TrainBatch, ...]:
             return tuple(
-                _gather(resident, rows[:, i], epoch, width=stratum.width, num_items=num_items, config=config)
+                _gather(resident, rows[:, i], epoch, seed, width=stratum.width, num_items=num_items, config=config)
                 for rows, stratum in zip(users, strata.strata, strict=True)
             )
 
         def body(i: Array, carry: tuple[TrainState, Report]) -> tuple[TrainState, Report]:
-            state, report = step(carry[0], gather(i))
+            state, report = step(carry[0], gather(i), seed)
             return state, jax.tree.map(lambda all_steps, one: all_steps.at[i].set(one), carry[1], report)
 
-        shapes = jax.eval_shape(lambda: step(state, gather(0))[1])
+        shapes = jax.eval_shape(lambda: step(state, gather(0), seed)[1])
         report = jax.tree.map(lambda one: jnp.zeros((length, *one.shape), one.dtype), shapes)
         return jax.lax.fori_loop(0, count, body, (state, report))
 
@@ -120,7 +123,11 @@ def resident_epoch(
             count = min(length, strata.num_steps - begin)
             taken = np.minimum(np.arange(begin, begin + length), strata.num_steps - 1)
             drawn = np.int32(pipeline.negatives_epoch(epoch, config))
-            yield count, (resident, drawn, np.int32(count)), tuple(r[:, :, taken] for r in rows)
+            yield (
+                count,
+                (resident, drawn, np.uint32(config.train.seed), np.int32(count)),
+                tuple(r[:, :, taken] for r in rows),
+            )
 
     def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
         return _run_calls(dispatch, state, calls(epoch), receive)
@@ -144,16 +151,17 @@ def streamed_epoch(
       A function of the state, the epoch, and a receiver of reports (each value [1]), that returns the new state.
     """
 
-    def run(state: TrainState, _: None, batches: tuple[TrainBatch, ...]) -> tuple[TrainState, Report]:
-        state, report = train_step(state, batches, config=config, optimizer=optimizer, axis_name=parallel.AXIS)
+    def run(state: TrainState, seed: Array, batches: tuple[TrainBatch, ...]) -> tuple[TrainState, Report]:
+        state, report = train_step(state, batches, seed, config=config, optimizer=optimizer, axis_name=parallel.AXIS)
         return state, jax.tree.map(lambda value: value[None], report)
 
     dispatch = parallel.update(run)
 
-    def calls(epoch: int) -> Iterator[tuple[int, None, Any]]:
+    def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
         for users in zip(*_epoch_batches(strata, config, epoch), strict=True):
             rows = parallel.process_rows(users)
-            yield 1, None, parallel.shard(host_batches(source, strata, rows, config, epoch=epoch, num_items=num_items))
+            batches = host_batches(source, strata, rows, config, epoch=epoch, num_items=num_items)
+            yield 1, np.uint32(config.train.seed), parallel.shard(batches)
 
     def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
         return _run_calls(dispatch, state, pipeline.prefetch(calls(epoch), size=2), receive)
@@ -175,20 +183,20 @@ def host_batches(
     batches = []
     for rows, stratum in zip(users, strata.strata, strict=True):
         shape = (stratum.width, config.objective.num_negatives)
-        bits = parallel.on_host(_random_bits)(config.train.seed, drawn, rows, shape)
+        bits = parallel.on_host(_random_bits)(np.uint32(config.train.seed), drawn, rows, shape)
         shape_of = {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": num_items}
         batches.append(pipeline.assemble(source, rows, np.asarray(bits), **shape_of))
     return tuple(batches)
 
 
-_random_bits = jax.jit(negatives.random_bits, static_argnums=(0, 3))
+_random_bits = jax.jit(negatives.random_bits, static_argnums=3)
 
 
 def _gather(
-    source: pipeline.Columns, users: Array, epoch: Array, *, width: int, num_items: int, config: Config
+    source: pipeline.Columns, users: Array, epoch: Array, seed: Array, *, width: int, num_items: int, config: Config
 ) -> TrainBatch:
     """The same batch, inside jit."""
-    bits = negatives.random_bits(config.train.seed, epoch, users, (width, config.objective.num_negatives))
+    bits = negatives.random_bits(seed, epoch, users, (width, config.objective.num_negatives))
     limit = pipeline.most_read(config)
     return pipeline.assemble(source, users, bits, width=width, limit=limit, num_items=num_items)
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sine_jax import interests
-from sine_jax.interests import Fusion, UserState
+from sine_jax import interests, scoring
+from sine_jax.interests import Fusion
+from sine_jax.scoring import UserState
 
 B, T, K, D, C = 2, 3, 4, 5, 6
 
@@ -38,7 +39,7 @@ def test_linear_fusion_collapses_to_one_vector(states, table, items):
     read = np.asarray(interests.read_interests(states, table))
     fusion = Fusion(candidate_aware=False, dtype=jnp.dtype("float32"))
     params = fusion.init(jax.random.key(0), jnp.asarray(read), None)
-    scores = interests.score_items_of(fusion.apply(params, jnp.asarray(read), None), items)
+    scores = scoring.score(fusion.apply(params, jnp.asarray(read), None), items)
     w_state = np.asarray(params["params"]["weights"])
     w_item, bias = np.random.default_rng(3).normal(size=D), 0.7
     for b, t, c in np.ndindex(B, T, C):
@@ -53,7 +54,7 @@ def test_candidate_aware_fusion_is_its_formula(states, table, items):
     fusion = Fusion(candidate_aware=True, dtype=jnp.dtype("float32"))
     params = fusion.init(jax.random.key(0), read, None)
     prior = jax.nn.log_softmax(jnp.array(np.random.default_rng(4).normal(size=(B, T, K))))
-    scores = interests.score_items_of(fusion.apply(params, read, prior), items)
+    scores = scoring.score(fusion.apply(params, read, prior), items)
     w, matrix = params["params"]["weights"], params["params"]["candidate"]["kernel"]
     logits = (read @ w + prior)[..., None] + jnp.einsum("btkd,de,btce->btkc", read, matrix, items)
     expected = jnp.sum(jax.nn.softmax(logits, axis=2) * jnp.einsum("btkd,btcd->btkc", read, items), axis=2)
@@ -65,8 +66,8 @@ def test_shared_items_score_as_each_users_own(states, table, items):
     state = UserState(read, jnp.flip(read, axis=-1), read[..., 0])
     shared = items[0, 0]
     np.testing.assert_allclose(
-        interests.score_shared_items(state, shared),
-        interests.score_items_of(state, jnp.broadcast_to(shared, (B, C, D))),
+        scoring.score(state, shared),
+        scoring.score(state, jnp.broadcast_to(shared, (B, C, D))),
         rtol=1e-5,
     )
 

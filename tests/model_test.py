@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objectives, presets
+from sine_jax import model, objectives, presets, scoring
 from sine_jax.types import PAD, Histories, TrainBatch
 
 N, T = 30, 8
@@ -95,7 +95,7 @@ def test_no_exposure_at_or_after_its_target_has_influence(config, params, what):
         if what == "active":
             return jnp.sum(outputs.log_active[:, t, 0])
         candidate = params["item_embedding"][jnp.full((2, T, 1), N)]
-        return jnp.sum(model.score_items_of(outputs.state, candidate)[:, t])
+        return jnp.sum(scoring.score(outputs.state, candidate)[:, t])
 
     gradients = jax.jit(jax.vmap(jax.grad(said), in_axes=(None, 0)))(params["item_embedding"], jnp.arange(T))
     for t in range(T):

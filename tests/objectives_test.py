@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import losses, model, objectives, presets
+from sine_jax import losses, model, objectives, presets, scoring
 from sine_jax.types import PAD, TrainBatch
 
 N, T = 20, 4
@@ -49,7 +49,7 @@ def test_a_term_of_weight_zero_is_left_out(term):
 def test_pairs_are_those_that_exist():
     config, params, batch = setup(objective__num_negatives=2, objective__num_skips=3)
     scores = np.asarray(
-        model.score_items_of(
+        scoring.score(
             apply(params, batch, config).state,
             params["item_embedding"][jnp.concatenate([batch.positives[..., None], batch.negatives, batch.skips], -1)],
         )

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objectives, official, presets
+from sine_jax import model, objectives, official, presets, scoring
 from sine_jax.types import PAD, TrainBatch
 
 score = jax.jit(model.score, static_argnames="config")
@@ -74,13 +74,13 @@ def test_logits(case):
     outputs = apply(params, batch, config)
     where = np.asarray(batch.positives) != PAD
     table = params["item_embedding"]
-    positive = model.score_items_of(outputs.state, table[batch.positives][:, :, None])[..., 0]
-    negative = model.score_items_of(outputs.state, table[batch.negatives])[..., 0]
+    positive = scoring.score(outputs.state, table[batch.positives][:, :, None])[..., 0]
+    negative = scoring.score(outputs.state, table[batch.negatives])[..., 0]
     close(positive[where], case["pos_logits"][where])
     close(negative[where], case["neg_logits"][where])
     where = where & (case["skips"] != PAD)
     if config.objective.passive_form == "score":
-        margin = positive - model.score_items_of(outputs.state, table[batch.skips])[..., 0]
+        margin = positive - scoring.score(outputs.state, table[batch.skips])[..., 0]
     else:
         difference = table[batch.positives] - table[batch.skips[..., 0]]
         margin = jnp.max(jnp.einsum("btkd,btd->btk", outputs.interests, difference), axis=-1)

@@ -70,7 +70,7 @@ def test_one_step_without_devices_reports_every_term_and_norm():
     users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
     batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
     state = training.init_state(config, tx, num_items=NUM_ITEMS)
-    after, report = jax.jit(functools.partial(training.train_step, config=config, optimizer=tx))(state, batches[0])
+    after, report = jax.jit(functools.partial(training.train_step, config=config, optimizer=tx))(state, batches[0], 0)
     assert int(after.step) == 1
     norms = {"gradient_norm", "update_norm", "parameter_norm"}
     assert set(report) == {"loss", "sampled", "passive", "dcor", "active"} | norms
@@ -111,7 +111,7 @@ def test_each_device_has_dropout_masks_of_its_own(dropout):
     users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
     batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
     state = training.init_state(config, tx, num_items=NUM_ITEMS)
-    step = functools.partial(training.train_step, config=config, optimizer=tx, axis_name=parallel.AXIS)
+    step = functools.partial(training.train_step, seed=0, config=config, optimizer=tx, axis_name=parallel.AXIS)
     losses = []
     for devices in (1, 4):
         mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])

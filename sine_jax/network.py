@@ -1,0 +1,141 @@
+"""What every network is: a reader of histories that the library's objective, pipeline and evaluation work with.
+
+A network is a subclass of `Network` in a file of its own under `sine_jax/networks/`; its `model.name` is the name of
+that file, or the dotted name of any importable module that holds one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sine_jax import scoring
+from sine_jax.attention import xavier_normal
+from sine_jax.config import ModelConfig
+from sine_jax.dropout import Dropout
+from sine_jax.losses import Mean
+from sine_jax.scoring import Outputs
+from sine_jax.types import PAD, Array, Histories
+
+NETWORKS = "sine_jax.networks"
+
+
+class Pairs(NamedTuple):
+    """What supervises the state at each position, as embeddings."""
+
+    positives: Array  # [B, T, D] of the item watched next
+    skips: Array  # [B, T, S, D] of the items skipped right before it
+    has_target: Array  # [B, T] bool
+    skipped: Array  # [B, T, S] bool
+
+
+class Network(nn.Module):
+    """Reads windows of exposures; a subclass defines `__call__`, and the rest where it differs.
+
+    Attributes:
+      config: the choices.
+      num_items: N.
+      reads_skips: whether the network makes no sense without skips in what it reads.
+    """
+
+    config: ModelConfig
+    num_items: int
+    reads_skips: ClassVar[bool] = False
+
+    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+        """Reads histories, in one pass.
+
+        Args:
+          histories: [B, T]; T may be any width up to `config.max_len`. Whether skips are among them is
+            `config.read_skips`.
+          active: [B, T] the active sub-interest of each position's target, for the released filter; else None.
+          deterministic: True for no dropout.
+
+        Returns:
+          What can be said after each exposure, from it and those before it alone; at padding it means nothing.
+        """
+        raise NotImplementedError
+
+    def score(self, state: Any, items: Array) -> Array:
+        """Scores items [..., C, D] of each state, or [C, D] of all: [..., C] in float32."""
+        return scoring.score(state, items)
+
+    def auxiliary(self, outputs: Outputs, pairs: Pairs) -> Mapping[str, Mean]:
+        """Terms of the objective that this network alone has, each weighed by `objective.auxiliary`."""
+        return {}
+
+    def everything(self, histories: Histories, *, num_skips: int) -> Any:
+        """Goes through all that has parameters, to draw them."""
+        outputs = self(histories, None, deterministic=True)
+        items = jnp.zeros((*histories.items.shape, num_skips, self.config.dim), self.config.dtype)
+        skipped = jnp.zeros((*histories.items.shape, num_skips), bool)
+        pairs = Pairs(items[..., 0, :], items, skipped[..., 0], skipped)
+        return self.score(outputs.state, items), self.auxiliary(outputs, pairs)
+
+    def table(self) -> Array:
+        """The item embeddings [N + 1, D], the parameter `item_embedding`; to be called once, in `__call__`."""
+        return self.param("item_embedding", xavier_normal, (self.num_items + 1, self.config.dim))
+
+    def embed(self, table: Array, histories: Histories, *, deterministic: bool) -> Array:
+        """Items, positions and, where skips are read, polarities: [B, T, D], zero at padding; once, in `__call__`."""
+        config, valid = self.config, histories.items != PAD
+        positions = self.param("position_embedding", xavier_normal, (config.max_len, config.dim))
+        x = math.sqrt(config.dim) * table[histories.items] + positions[_position_columns(valid, config)]
+        if config.read_skips:
+            polarity = self.param("polarity_embedding", xavier_normal, (2, config.dim))
+            x = x + polarity[histories.watched.astype(jnp.int32)]
+        return Dropout(config.dropout)(x.astype(config.dtype), deterministic=deterministic) * valid[..., None]
+
+    def visible(self, valid: Array) -> Array:
+        """[B or 1, T, T] True where a position may look at another: itself and those before, padding left out."""
+        where = jnp.tril(jnp.ones((1, valid.shape[-1], valid.shape[-1]), bool))
+        return where & valid[:, None, :] if self.config.mask_padding else where
+
+
+def names() -> list[str]:
+    """The networks that come with the library."""
+    package = importlib.import_module(NETWORKS)
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def find(name: str) -> type[Network]:
+    """The network of a name.
+
+    Args:
+      name: one of `names()`, or a dotted module name.
+
+    Raises:
+      ValueError: there is no such module, or none or several networks are defined in it.
+    """
+    path = name if "." in name else f"{NETWORKS}.{name}"
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise  # the module is there, and imports one that is not
+        raise ValueError(
+            f"model.name={name!r}: no such network; choose one of {', '.join(names())}, or a module that defines one"
+        ) from None
+    found = [
+        value
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, Network) and value.__module__ == path
+    ]
+    if len(found) != 1:
+        raise ValueError(f"model.name={name!r}: {path} must define one subclass of Network, and defines {len(found)}")
+    return found[0]
+
+
+def _position_columns(valid: Array, config: ModelConfig) -> Array:
+    """The row of the position table that each column reads, [B or 1, T]."""
+    width = valid.shape[-1]
+    if config.positions == "column":
+        return jnp.arange(config.max_len - width, config.max_len)[None, :]
+    return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)

@@ -1,0 +1,1 @@
+"""The networks, one file each: SINE and what it is compared with."""

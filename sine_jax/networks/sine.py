@@ -1,0 +1,79 @@
+"""SINE: embed, attend, read sub-interests, fuse."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sine_jax.attention import Block, layer_norm, xavier_normal
+from sine_jax.interests import ActiveInterest, Fusion, read_interests
+from sine_jax.network import Network
+from sine_jax.scoring import Outputs, UserState, of_vector
+from sine_jax.types import PAD, Array, Histories
+
+
+class SINE(Network):
+    """The sub-interest encoder with its fusion layer.
+
+    The tables of items and sub-interests are its parameters `item_embedding` [N + 1, D] and `interests` [K, D].
+
+    References:
+      Pan et al., "Understanding and Modeling Passive-Negative Feedback for Short-video Sequential Recommendation",
+      RecSys 2023, arXiv 2308.04086.
+    """
+
+    @nn.compact
+    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+        """See `Network`."""
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        valid = histories.items != PAD
+        table = self.table()
+        interests = self.param("interests", xavier_normal, (config.num_interests, config.dim)).astype(dtype)
+        x = self.embed(table, histories, deterministic=deterministic)
+
+        emphasis = None
+        if active is not None:
+            first = jnp.argmax(table[histories.items[:, 0]] @ interests.T, axis=-1)
+            of_keys = jnp.concatenate([first[:, None], active[:, :-1]], axis=1)
+            emphasis = jnp.where(of_keys[:, None, :] == active[:, :, None], config.filter_strength, 1.0)
+        bias_init = _fan_in_uniform(config.dim) if config.bias_init == "uniform" else nn.initializers.zeros
+        for i in range(config.num_blocks):
+            x = Block(config.num_heads, config.dropout, config.norm_eps, bias_init, dtype, name=f"block_{i}")(
+                x,
+                valid=valid,
+                where=self.visible(valid),
+                zero_keys=0 if config.mask_padding else config.max_len - valid.shape[-1],
+                emphasis=emphasis,
+                deterministic=deterministic,
+            )
+        states = layer_norm(config.norm_eps, dtype, "final_norm")(x)
+
+        vectors = read_interests(states, interests)
+        log_active = ActiveInterest(dtype, name="active")(states, interests) if config.active == "learned" else None
+        if config.fusion == "sum":
+            return Outputs(_summed(vectors, log_active), vectors, log_active)
+        fusion = Fusion(config.fusion == "candidate_aware", dtype, name="fusion")
+        return Outputs(fusion(vectors, log_active), vectors, log_active)
+
+
+def _summed(vectors: Array, log_active: Array | None) -> UserState:
+    """All sub-interests at once, weighed by how likely each is active where that is known."""
+    if log_active is None:
+        return of_vector(jnp.sum(vectors, axis=-2))
+    weights = jnp.exp(log_active).astype(vectors.dtype)
+    return of_vector(jnp.einsum("...k,...kd->...d", weights, vectors))
+
+
+@functools.cache
+def _fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
+    """Uniform within +-1/sqrt(fan_in), the first biases of the released feed-forward layers."""
+    bound = 1 / math.sqrt(fan_in)
+
+    def draw(key: Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
