@@ -91,7 +91,13 @@ class ObjectiveConfig:
         "hard", "The pair names one active sub-interest, or a distribution over them.", ("hard", "soft")
     )
     num_negatives: int = _option(1, "M, sampled negatives of a position.")
-    num_skips: int = _option(3, "S, how many of the skips right before a positive are paired with it, nearest first.")
+    skips: str = _option(
+        "before",
+        "Which skips a positive is paired with: those right before it, back to the positive before; or the next ones "
+        "after that one, before the target or after it, as candidates are in the `exposed` protocol.",
+        ("before", "ahead"),
+    )
+    num_skips: int = _option(3, "S, how many skips a positive is paired with, nearest first.")
     resample_negatives: bool = _option(True, "Draw negatives anew each epoch (the released code draws once).")
     exclude_seen: bool = _option(
         True, "Never draw an item that the user saw in the training part (the released check never fires)."

@@ -70,7 +70,7 @@ def prepare(log: EventLog, config: Config, *, num_items: int, split: str, protoc
     later = splits.Splits._fields.index(split)  # the released window grows by a column from validation to test
     batches = candidates.batches(
         population,
-        windows.read(log, chosen, num_skips=config.objective.num_skips, read_skips=config.model.read_skips),
+        windows.of_config(log, chosen, config),
         max_len=config.model.max_len,
         margin=max(config.data.window_margin - later, 0),
         num_widths=config.train.num_widths,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,13 @@ from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
 from sine_jax.scoring import Outputs
 from sine_jax.types import PAD, Array, Histories, Params, TrainBatch
+
+
+class Shifted(NamedTuple):
+    """The state of a network, and how much its user watches whatever is shown."""
+
+    state: Any
+    offset: Array  # [...], added to every score
 
 
 def init(key: Array, config: Config, num_items: int) -> Params:
@@ -76,6 +83,8 @@ def auxiliary(params: Params, outputs: Outputs, batch: TrainBatch, config: Confi
         has_target=batch.positives != PAD,
         skipped=batch.skips != PAD,
     )
+    if isinstance(outputs.state, Shifted):
+        outputs = outputs._replace(state=outputs.state.state)
     terms: Any = _of(params, config).apply({"params": params}, outputs, pairs, method="auxiliary")
     return dict(terms)
 
@@ -138,6 +147,7 @@ def user_vectors(params: Params, histories: Histories, config: Config) -> Array:
       ValueError: for a network whose vectors depend on the candidate.
     """
     state = encode(params, histories, config)
+    state = state.state if isinstance(state, Shifted) else state
     if type(_of(params, config)).score is not Network.score or state.keys is not None:
         raise ValueError(
             "what the candidate takes part in has no user vector: for retrieval train a network that scores by one, "
@@ -168,7 +178,7 @@ def _run(params: Params, histories: Histories, active: Array | None, config: Con
     if "user_bias" in params:
         weight, bias = params["user_bias"]
         offset = weight * _log_odds_of_watching(histories) + bias
-        outputs = outputs._replace(state=outputs.state._replace(offset=offset))
+        outputs = outputs._replace(state=Shifted(outputs.state, offset))
     return outputs
 
 
@@ -180,5 +190,7 @@ def _log_odds_of_watching(histories: Histories) -> Array:
 
 
 def _score(params: Params, state: Any, embeddings: Array, config: Config) -> Array:
+    if isinstance(state, Shifted):
+        return _score(params, state.state, embeddings, config) + state.offset[..., None]
     scores: Any = _of(params, config).apply({"params": params}, state, embeddings, method="score")
     return scores

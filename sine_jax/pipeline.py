@@ -52,7 +52,7 @@ def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> C
     Raises:
       ValueError: a user has seen the whole catalogue.
     """
-    reading = windows.read(log, split, num_skips=config.objective.num_skips, read_skips=config.model.read_skips)
+    reading = windows.of_config(log, split, config)
     if not config.objective.exclude_seen:
         return Columns(reading, negatives.none_seen(log.num_users))
     return Columns(reading, negatives.seen_until(log, split.train_end, num_items))

@@ -20,7 +20,6 @@ class UserState(NamedTuple):
     vectors: Array  # [..., Q, D]
     keys: Array | None = None  # [..., Q, D], what the candidate chooses among the vectors by; None where Q = 1
     logits: Array | None = None  # [..., Q], the state's part of that choice; None where Q = 1
-    offset: Array | None = None  # [...], added to every score: how much is watched whatever is shown
 
 
 class Outputs(NamedTuple):
@@ -38,7 +37,7 @@ def of_vector(vector: Array) -> UserState:
 
 
 def score(state: UserState, items: Array) -> Array:
-    """Scores items: `sum_q softmax_q(logits_q + keys_q . e) (vectors_q . e) + offset`.
+    """Scores items: `sum_q softmax_q(logits_q + keys_q . e) (vectors_q . e)`.
 
     Args:
       state: leading axes [...].
@@ -54,4 +53,4 @@ def score(state: UserState, items: Array) -> Array:
     else:
         chosen = jnp.einsum(product, state.keys, items, preferred_element_type=jnp.float32) + state.logits[..., None]
         scores = jnp.sum(jax.nn.softmax(chosen, axis=-2) * scores, axis=-2)
-    return scores if state.offset is None else scores + state.offset[..., None]
+    return scores

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sine_jax.config import Config
 from sine_jax.types import PAD, SKIPPED, WATCHED, EventLog, Split
 
 
@@ -19,20 +20,22 @@ class Reading(NamedTuple):
     items: Any  # [R] int32
     watched: Any  # [R] bool
     targets: Any  # [R] int32, the item watched next; PAD where none
-    skips: Any  # [R, S] int32, skipped right before that target, nearest first; PAD where none
+    skips: Any  # [R, S] int32, skipped around that target, nearest first; PAD where none
     offsets: Any  # [U + 1] rows of user u are offsets[u]:offsets[u + 1]
     train_ends: Any  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
     history_ends: Any  # [U] end of what may be read when the split's target is ranked (exclusive)
 
 
-def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool) -> Reading:
+def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool, ahead: bool = False) -> Reading:
     """Lays out what a split lets the encoder read.
 
     Args:
       log: the exposures.
       split: bounds per user.
-      num_skips: S, how many of the exposures right before a target are looked at for skips.
+      num_skips: S, how many skips a target is paired with.
       read_skips: whether skipped exposures are rows of their own.
+      ahead: whether these are the next S skips after the row, before its target or after it; else those among the S
+        exposures right before the target.
 
     Returns:
       A `Reading` of numpy arrays.
@@ -52,10 +55,16 @@ def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool) -> Re
     source, target, owners = source[paired], target[paired], users[1:][paired]
     row = rows_before[source]
     targets[row] = log.items[target]
+    every_skip = np.flatnonzero(log.feedback == SKIPPED)
+    following = np.searchsorted(every_skip, source)
     for s in range(num_skips):
-        before = target - 1 - s
-        skipped = (before > source) & (log.feedback[before] == SKIPPED)
-        skips[row, s] = np.where(skipped, log.items[before], PAD)
+        if ahead:
+            place = np.append(every_skip, len(log.items))[np.minimum(following + s, len(every_skip))]
+            skipped = place < split.train_end[owners]
+        else:
+            place = target - 1 - s
+            skipped = (place > source) & (log.feedback[place] == SKIPPED)
+        skips[row, s] = np.where(skipped, log.items[np.minimum(place, len(log.items) - 1)], PAD)
 
     offsets = rows_before[log.offsets]
     train_ends = offsets[:-1].copy()
@@ -69,6 +78,13 @@ def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool) -> Re
         train_ends=train_ends,
         history_ends=rows_before[split.history_end],
     )
+
+
+def of_config(log: EventLog, split: Split, config: Config) -> Reading:
+    """`read` as a configuration says."""
+    objective = config.objective
+    ahead = objective.skips == "ahead"
+    return read(log, split, num_skips=objective.num_skips, read_skips=config.model.read_skips, ahead=ahead)
 
 
 def window(

@@ -1,0 +1,57 @@
+"""FeedRec: strong feedback guides what is read out of weak feedback."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sine_jax.attention import Block, causal_probabilities, layer_norm, xavier_normal
+from sine_jax.network import Network
+from sine_jax.scoring import Outputs, of_vector
+from sine_jax.types import PAD, Array, Histories
+
+
+class FeedRec(Network):
+    """Its feedback-aware encoder: over all exposures, then within each kind, then strong to weak.
+
+    Of the paper's feedbacks (click, share, dislike, dwell time, ...) an exposure here has one of two: watching is the
+    strong kind, skipping the weak one. Its disentangling loss and the prediction of dwell time are left out.
+
+    References:
+      Wu et al., "FeedRec: News Feed Recommendation with Various User Feedbacks", WWW 2022, arXiv 2102.04903.
+    """
+
+    reads_skips: ClassVar[bool] = True
+
+    @nn.compact
+    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+        """See `Network`."""
+        config, valid, dtype = self.config, histories.items != PAD, jnp.dtype(self.config.dtype)
+        x = self.embed(self.table(), histories, deterministic=deterministic)
+        sees = self.visible(valid)
+
+        def encoded(states: Array, kept: Array, name: str) -> Array:
+            block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=name)
+            return block(states, valid=kept, where=sees & kept[:, None, :], deterministic=deterministic)
+
+        def read(states: Array, logits: Array, kept: Array) -> Array:
+            """Pools states [B, T, D] by logits [B, 1 or T, T] over what is kept and visible."""
+            weights = causal_probabilities(logits, where=sees & kept[:, None, :], zero_keys=0)
+            return jnp.einsum("btj,bjd->btd", weights.astype(dtype), states)
+
+        skips = valid & ~histories.watched
+        for i in range(config.num_blocks):
+            x = encoded(x, valid, f"heterogeneous_{i}")
+        strong, weak = encoded(x, histories.watched, "watched"), encoded(x, skips, "skipped")
+        strong = layer_norm(config.norm_eps, dtype, "watched_norm")(strong) * histories.watched[..., None]
+        weak = layer_norm(config.norm_eps, dtype, "skipped_norm")(weak) * skips[..., None]
+        strength = nn.Dense(1, dtype=dtype, name="strength")(strong)[..., 0][:, None]
+        liked = read(strong, strength, histories.watched)
+        query = nn.Dense(config.dim, use_bias=False, dtype=dtype, kernel_init=xavier_normal, name="strong_to_weak")(
+            liked
+        )
+        guided = read(weak, jnp.einsum("btd,bjd->btj", query, weak) / config.dim**0.5, skips)
+        both = jnp.concatenate([liked, guided], axis=-1)
+        return Outputs(of_vector(nn.Dense(config.dim, dtype=dtype, kernel_init=xavier_normal, name="user")(both)))

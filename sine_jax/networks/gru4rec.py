@@ -1,0 +1,46 @@
+"""GRU4Rec: a gated recurrent unit over the exposures that are read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sine_jax.network import Network
+from sine_jax.scoring import Outputs, of_vector
+from sine_jax.types import PAD, Array, Histories
+
+
+class GRU4Rec(Network):
+    """Layers of GRUs (`model.num_blocks`); its losses are the library's, so that networks differ in the network alone.
+
+    References:
+      Hidasi, Karatzoglou, Baltrunas and Tikk, "Session-based Recommendations with Recurrent Neural Networks", ICLR
+      2016, arXiv 1511.06939.
+    """
+
+    @nn.compact
+    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+        """See `Network`."""
+        config, valid = self.config, histories.items != PAD
+        x = self.embed(self.table(), histories, deterministic=deterministic)
+        layer = nn.scan(_Unit, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+        for i in range(config.num_blocks):
+            start = jnp.zeros((x.shape[0], config.dim), x.dtype)
+            _, x = layer(config.dim, jnp.dtype(config.dtype), name=f"gru_{i}")(start, (x, valid))
+        return Outputs(of_vector(nn.Dense(config.dim, dtype=config.dtype, name="output")(x)))
+
+
+class _Unit(nn.Module):
+    """One GRU step; padding leaves the state as it is."""
+
+    dim: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, state: Array, read: Any) -> tuple[Array, Array]:
+        x, valid = read
+        after, _ = nn.GRUCell(self.dim, dtype=self.dtype, name="cell")(state, x)
+        state = jnp.where(valid[:, None], after, state)
+        return state, state
