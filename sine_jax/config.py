@@ -50,8 +50,15 @@ class ModelConfig:
     filter_strength: float = _option(0.5, "Factor on attention to keys of the active sub-interest (active=filter).")
     read_skips: bool = _option(False, "Read skipped exposures too, marked by a polarity embedding.")
     item_bias: bool = _option(False, "Add a learned number per item to the score.")
+    item_bias_init: str = _option(
+        "zeros",
+        "First value of the item biases: zeros, or what parts watched from skipped within each user's training part.",
+        ("zeros", "counted"),
+    )
     user_bias: bool = _option(
-        False, "Add a learned function of the watched share of what was read to the score (model.read_skips)."
+        False,
+        "Add the log-odds of the watched share of what was read to the score, times a learned weight that starts at 1 "
+        "(model.read_skips).",
     )
     bias_init: str = _option(
         "zeros",
@@ -89,6 +96,20 @@ class ObjectiveConfig:
     )
     active_target: str = _option(
         "hard", "The pair names one active sub-interest, or a distribution over them.", ("hard", "soft")
+    )
+    sampled_form: str = _option(
+        "bpr",
+        "Watched over sampled by pairs (bpr); among all M sampled by a softmax, corrected for how likely each was "
+        "drawn (softmax); by gBCE, which undoes the overconfidence of few negatives (gbce; with model.name=sasrec this "
+        "is gSASRec); or by a softmax over the whole catalogue (full_softmax).",
+        ("bpr", "softmax", "gbce", "full_softmax"),
+    )
+    gbce_t: float = _option(0.75, "Calibration of gBCE: 0 is plain cross-entropy, 1 undoes all overconfidence.")
+    negatives: str = _option(
+        "uniform",
+        "Sampled negatives: uniform over the catalogue, by how often items are watched, other targets of the "
+        "batch, or the user's own skips.",
+        ("uniform", "popularity", "in_batch", "skips"),
     )
     num_negatives: int = _option(1, "M, sampled negatives of a position.")
     skips: str = _option(
@@ -276,7 +297,13 @@ def validate(config: Config) -> None:
         ),
         (0 <= config.data.window_margin, "data.window_margin starts at 0"),
         (train.patience >= 0 and train.seed >= 0, "train.patience and train.seed start at 0"),
+        (model.item_bias or model.item_bias_init == "zeros", "model.item_bias_init wants model.item_bias"),
         (model.read_skips or not model.user_bias, "model.user_bias wants model.read_skips"),
+        (
+            objective.sampled_form != "softmax" or objective.negatives != "skips",
+            "objective.sampled_form=softmax wants negatives whose chances are known, not objective.negatives=skips",
+        ),
+        (0 <= objective.gbce_t <= 1, "objective.gbce_t must be in [0, 1]"),
         (model.filter_strength >= 0, "model.filter_strength starts at 0"),
         (model.max_len > config.data.window_margin + 1, "model.max_len must be above data.window_margin + 1"),
         (min(objective.num_negatives, objective.num_skips) >= 1, "objective.num_negatives and num_skips start at 1"),

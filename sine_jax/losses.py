@@ -60,6 +60,56 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
     return masked(-jax.nn.log_sigmoid(preferred - other), where=where)
 
 
+def sampled_softmax_loss(watched: Array, sampled: Array, log_chances: Array, *, where: Array) -> Mean:
+    """Cross-entropy of the watched item in the whole catalogue, whose partition function is estimated by a sample.
+
+    Each of the M sampled items stands for `1 / (M q)` items, q being the chance with which it was drawn.
+
+    Args:
+      watched: [..., 1] scores.
+      sampled: [..., M] scores.
+      log_chances: [..., M] log q.
+      where: [..., M] True where there is a pair.
+
+    Returns:
+      The mean loss, undivided, over the positions with a pair.
+
+    References:
+      Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
+      Model", IEEE Transactions on Neural Networks 19(4), 2008.
+    """
+    number = jnp.maximum(jnp.sum(where, axis=-1, keepdims=True), 1)
+    logits = jnp.where(where, sampled - log_chances - jnp.log(number), -jnp.inf)
+    everything = jnp.concatenate([watched, logits], axis=-1)
+    return masked(jax.nn.logsumexp(everything, axis=-1) - watched[..., 0], where=where.any(axis=-1))
+
+
+def gbce_loss(watched: Array, sampled: Array, *, beta: float, where: Array) -> Mean:
+    """Generalised binary cross-entropy: `-beta log sigmoid(watched) - sum log sigmoid(-sampled)`.
+
+    Args:
+      watched: [..., 1] scores.
+      sampled: [..., M] scores.
+      beta: power of the watched item's probability, of `gbce_beta`; 1 is plain binary cross-entropy.
+      where: [..., M] True where there is a pair.
+
+    Returns:
+      The mean loss, undivided, over the positions with a pair.
+
+    References:
+      Petrov and Macdonald, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative
+      Sampling", RecSys 2023, arXiv 2308.07192.
+    """
+    others = jnp.sum(jnp.where(where, jax.nn.log_sigmoid(-sampled), 0.0), axis=-1)
+    return masked(-beta * jax.nn.log_sigmoid(watched[..., 0]) - others, where=where.any(axis=-1))
+
+
+def gbce_beta(*, num_negatives: int, num_items: int, t: float) -> float:
+    """The power that this share of negatives, `M / (N - 1)`, asks for: 1 at t = 0, the share itself at t = 1."""
+    share = num_negatives / (num_items - 1)
+    return share * (t * (1 - 1 / share) + 1 / share)
+
+
 def watch_probability_loss(logits: Array, watched: Array, *, where: Array) -> Mean:
     """Logistic loss of the probability that an exposure is watched.
 

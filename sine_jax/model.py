@@ -46,7 +46,7 @@ def init(key: Array, config: Config, num_items: int) -> Params:
     if config.model.item_bias:
         params["item_bias"] = jnp.zeros(num_items + 1)
     if config.model.user_bias:
-        params["user_bias"] = jnp.zeros(2)
+        params["user_bias"] = jnp.array([1.0, 0.0])
     if config.objective.weighting == "learned":
         learned = ["sampled", "passive"] + ["active"] * (config.model.active == "learned")
         params["log_variances"] = {term: jnp.zeros(()) for term in learned}
@@ -110,9 +110,11 @@ def score_candidates(params: Params, state: Any, candidates: Array, config: Conf
 
 
 def score_items(params: Params, state: Any, items: Array, config: Config) -> Array:
-    """Scores the same items [C] for every user; returns [B, C] float32."""
+    """Scores the same items [C] for every state [...], such as each user's [B]; returns [..., C] float32."""
     scores = _score(params, state, embed(params, items, config), config)
-    return scores + params["item_bias"][items][None, :] if "item_bias" in params else scores
+    if "item_bias" not in params:
+        return scores
+    return scores + params["item_bias"][items].reshape((1,) * (scores.ndim - 1) + items.shape)
 
 
 def score(params: Params, histories: Histories, candidates: Array, config: Config) -> Array:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sine_jax.types import Array, EventLog
+from sine_jax.types import PAD, WATCHED, Array, EventLog
 
 
 class Seen(NamedTuple):
@@ -52,6 +52,53 @@ def seen_until(log: EventLog, ends: np.ndarray, num_items: int) -> Seen:
 def none_seen(num_users: int) -> Seen:
     """Nobody has seen anything: draws are uniform over the whole catalogue."""
     return Seen(np.zeros(1, np.int32), np.zeros(num_users + 1, np.int64))
+
+
+class Popularity(NamedTuple):
+    """How often items are watched, laid out so that they can be drawn by it."""
+
+    cumulative: Any  # [N + 1] int32, watched exposures of items 0..i; PAD has none
+
+
+def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
+    """Counts the watched exposures before each user's bound; every item counts once more, so that any can be drawn."""
+    before = np.arange(len(log.items)) < np.repeat(ends, np.diff(log.offsets))
+    counts = np.bincount(log.items[before & (log.feedback == WATCHED)], minlength=num_items + 1) + 1
+    counts[PAD] = 0
+    return Popularity(np.cumsum(counts).astype(np.int32))
+
+
+def draw_popular(popularity: Popularity, bits: Any) -> Any:
+    """Turns random words [...] uint32 into items, each as likely as it is popular; numpy or jax, [...] int32."""
+    xp = bits.__array_namespace__()
+    total = popularity.cumulative[-1]
+    ranks = (bits % total.astype(xp.uint32)).astype(xp.int32)
+    return xp.searchsorted(popularity.cumulative, ranks, side="right").astype(xp.int32)
+
+
+def log_chance(popularity: Popularity, items: Any) -> Any:
+    """The log-probability with which `draw_popular` draws items [...], float32; of PAD, that of a count of 1."""
+    xp = items.__array_namespace__()
+    counts = popularity.cumulative[items] - popularity.cumulative[xp.maximum(items - 1, 0)]
+    return xp.log(xp.maximum(counts, 1).astype(xp.float32) / popularity.cumulative[-1].astype(xp.float32))
+
+
+def is_seen(seen: Seen, users: Any, items: Any, num_items: int) -> Any:
+    """Whether users [B] have seen items [B, ...]; numpy or jax, [B, ...] bool."""
+    xp = seen.gaps.__array_namespace__()
+    shape = (-1,) + (1,) * (items.ndim - 1)
+    begins, ends = (seen.offsets[users + i].reshape(shape) for i in (0, 1))
+    low, high = (xp.zeros_like(items, dtype=begins.dtype) + bound for bound in (begins, ends))
+    last = len(seen.gaps) - 1
+
+    def item_at(place: Any) -> Any:
+        return seen.gaps[xp.minimum(place, last)] + 1 + (place - begins)
+
+    for _ in range(num_items.bit_length()):  # the first seen item that is not smaller is in between
+        middle = (low + high) // 2
+        smaller = (low < high) & (item_at(middle) < items)
+        low, high = xp.where(smaller, middle + 1, low), xp.where(smaller, high, middle)
+    return (low < ends) & (item_at(low) == items)
 
 
 _STREAM = 0x6E6567  # keeps these draws apart from those of parameters and dropout

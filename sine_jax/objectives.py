@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,7 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
 
     terms = {}
     if _used(objective.sampled):
-        terms["sampled"] = losses.preference_loss(watched, sampled, where=has_target & (batch.negatives != PAD))
+        terms["sampled"] = _over_sampled(params, batch, outputs.state, watched, sampled, config)
     if _used(objective.passive):
         if objective.passive_form == "best_interest":
             embeddings = model.embed(params, items, config)
@@ -113,6 +114,52 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
             target = jax.nn.one_hot(jnp.argmax(relation, axis=-1), relation.shape[-1])
         terms["active"] = losses.cross_entropy(outputs.log_active, target, where=has_target[..., 0])
     return terms
+
+
+def _over_sampled(
+    params: Params, batch: TrainBatch, state: Any, watched: Array, sampled: Array, config: Config
+) -> Mean:
+    """Watched [B, T, 1] over sampled [B, T, M], in the form that the configuration names."""
+    form, where = config.objective.sampled_form, (batch.positives != PAD)[..., None] & (batch.negatives != PAD)
+    num_items = params["item_embedding"].shape[0] - 1
+    if form == "softmax":
+        if batch.log_chances is None:
+            raise ValueError("sampled_form=softmax wants batches with log_chances, the chances of their negatives")
+        return losses.sampled_softmax_loss(watched, sampled, batch.log_chances, where=where)
+    if form == "gbce":
+        beta = losses.gbce_beta(num_negatives=sampled.shape[-1], num_items=num_items, t=config.objective.gbce_t)
+        return losses.gbce_loss(watched, sampled, beta=beta, where=where)
+    if form == "full_softmax":
+        return _over_catalogue(params, batch, state, watched[..., 0], config, num_items=num_items)
+    return losses.preference_loss(watched, sampled, where=where)
+
+
+CHUNK = 1024  # items of the catalogue scored at once by the full softmax
+
+
+def _over_catalogue(
+    params: Params, batch: TrainBatch, state: Any, watched: Array, config: Config, *, num_items: int
+) -> Mean:
+    """Cross-entropy [B, T] of the watched item in the catalogue, less what else the user watched in the window.
+
+    The catalogue is scored in chunks, again in the backward pass: scores of all of it are never held at once.
+    """
+    size = min(CHUNK, num_items)
+    rows = jnp.arange(len(batch.users))[:, None]
+
+    @jax.checkpoint
+    def add(total: Array, chunk: Array) -> tuple[Array, None]:
+        items = 1 + chunk * size + jnp.arange(size)
+        scores = model.score_items(params, state, jnp.minimum(items, num_items), config)  # [B, T, C]
+        place = batch.positives - 1 - chunk * size
+        outside = jnp.where(place < 0, size, place)  # a negative index would count from the end
+        allowed = jnp.broadcast_to((items <= num_items)[None], (len(batch.users), size))
+        allowed = allowed.at[rows, outside].set(False, mode="drop")
+        part = jax.nn.logsumexp(jnp.where(allowed[:, None], scores, -jnp.inf), axis=-1)
+        return jnp.logaddexp(total, part), None
+
+    total, _ = jax.lax.scan(add, watched, jnp.arange(-(-num_items // size)))
+    return losses.masked(total - watched, where=batch.positives != PAD)
 
 
 def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:

@@ -7,6 +7,7 @@ functions build a batch from arrays on the device and from (memory-mapped) array
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ class Columns(NamedTuple):
 
     reading: windows.Reading
     seen: negatives.Seen
+    popularity: negatives.Popularity
 
 
 class Stratum(NamedTuple):
@@ -53,9 +55,10 @@ def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> C
       ValueError: a user has seen the whole catalogue.
     """
     reading = windows.of_config(log, split, config)
-    if not config.objective.exclude_seen:
-        return Columns(reading, negatives.none_seen(log.num_users))
-    return Columns(reading, negatives.seen_until(log, split.train_end, num_items))
+    seen = negatives.none_seen(log.num_users)
+    if config.objective.exclude_seen:
+        seen = negatives.seen_until(log, split.train_end, num_items)
+    return Columns(reading, seen, negatives.popularity(log, split.train_end, num_items))
 
 
 def fits_device(source: Columns) -> bool:
@@ -145,22 +148,44 @@ def negatives_epoch(epoch: int, config: Config) -> int:
     return epoch if config.objective.resample_negatives else 0
 
 
-def assemble(source: Columns, users: Any, bits: Any, *, width: int, limit: int, num_items: int) -> TrainBatch:
+def assemble(source: Columns, users: Any, bits: Any, *, width: int, config: Config, num_items: int) -> TrainBatch:
     """Gathers a batch; numpy arrays give numpy arrays, jax arrays (inside jit too) jax arrays.
+
+    Uniform negatives are drawn from what a user has not seen. Others may be among it: they are then left out, PAD, as
+    are those of the user's own skips that do not exist.
 
     Args:
       source: of `columns`.
       users: [B] int32; -1 for fillers.
       bits: [B, width, M] uint32 words that choose the negatives.
       width: T of this batch.
-      limit: the most exposures that are read, of `most_read`.
+      config: the choices.
       num_items: N.
     """
     xp = users.__array_namespace__()
-    reading = source.reading
-    items, watched, positives, skips = windows.window(reading, users, reading.train_ends, width=width, limit=limit)
-    drawn = negatives.draw(source.seen, xp.maximum(users, 0), bits, num_items)
-    return TrainBatch(users, items, watched, positives, xp.where(positives[..., None] != PAD, drawn, PAD), skips)
+    reading, objective = source.reading, config.objective
+    items, watched, positives, skips = windows.window(
+        reading, users, reading.train_ends, width=width, limit=most_read(config)
+    )
+    known = xp.maximum(users, 0)
+    if objective.negatives == "uniform":
+        drawn = negatives.draw(source.seen, known, bits, num_items)
+    elif objective.negatives == "skips":
+        drawn = xp.take_along_axis(skips, (bits % skips.shape[-1]).astype(xp.int32), axis=-1)
+    else:
+        if objective.negatives == "popularity":
+            drawn = negatives.draw_popular(source.popularity, bits)
+        else:
+            drawn = positives.reshape(-1)[(bits % (positives.shape[0] * positives.shape[1])).astype(xp.int32)]
+        own = (drawn == positives[..., None]) | negatives.is_seen(source.seen, known, drawn, num_items)
+        drawn = xp.where(own, PAD, drawn)
+    drawn = xp.where(positives[..., None] != PAD, drawn, PAD)
+    chances = None
+    if objective.sampled_form == "softmax":
+        uniform = objective.negatives == "uniform"
+        # What a user has seen is a small part of the catalogue: the chance of the rest is taken as one over all of it.
+        chances = -math.log(num_items) + 0.0 * drawn if uniform else negatives.log_chance(source.popularity, drawn)
+    return TrainBatch(users, items, watched, positives, drawn, skips, chances)
 
 
 def prefetch(items: Iterable[Item], *, size: int) -> Iterator[Item]:

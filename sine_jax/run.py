@@ -15,6 +15,7 @@ import numpy as np
 
 from sine_jax import (
     checkpoints,
+    counting,
     datasets,
     evaluation,
     model,
@@ -41,6 +42,7 @@ class Setup(NamedTuple):
     run_epoch: training.RunEpoch
     validate: Callable[[Params], dict[str, float]]
     initial: Callable[[], TrainState]
+    blank: Callable[[], TrainState]  # the same without what the log says of it, for its shapes
     steps_per_epoch: int
     users: int  # sequences of an epoch
 
@@ -109,10 +111,19 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
     named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
     task = evaluation.prepare(dataset.log, config, num_items=num_items, split="valid", protocol=evaluation.EXPOSED)
     measured = evaluation.measure(scorers.of_model(config), task)
+
+    def initial() -> TrainState:
+        prior = None
+        if config.model.item_bias_init == "counted":
+            learned = counting.training(dataset.log, split)
+            prior = counting.within_users(dataset.log, learned, num_items=num_items).items
+        return training.init_state(config, tx, num_items=num_items, item_bias=prior)
+
     return Setup(
         run_epoch=named[config.train.pipeline](config, source, strata, tx, num_items=num_items),
         validate=lambda params: evaluation.means(measured(params)),
-        initial=lambda: training.init_state(config, tx, num_items=num_items),
+        initial=initial,
+        blank=lambda: training.init_state(config, tx, num_items=num_items),
         steps_per_epoch=strata.num_steps,
         users=sum(len(stratum.users) for stratum in strata.strata),
     )
@@ -170,7 +181,7 @@ def validated(at: Progress, value: float) -> Progress:
 
 def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Progress]:
     """The state of the newest intact checkpoint, or the first one, on all devices."""
-    shapes = jax.eval_shape(setup.initial)
+    shapes = jax.eval_shape(setup.blank)
     found = checkpoints.resume(folder, shapes.params, (shapes.step, shapes.opt_state))
     if found is None:
         return parallel.replicate(setup.initial()), Progress(step=0, epoch=0)

@@ -29,9 +29,13 @@ class TrainState(NamedTuple):
     opt_state: Any
 
 
-def init_state(config: Config, optimizer: optax.GradientTransformation, *, num_items: int) -> TrainState:
-    """The state before the first step, drawn from `train.seed`."""
+def init_state(
+    config: Config, optimizer: optax.GradientTransformation, *, num_items: int, item_bias: Array | None = None
+) -> TrainState:
+    """The state before the first step, drawn from `train.seed`, with item biases [N + 1] where they are given."""
     params = model.init(jax.random.key(config.train.seed), config, num_items)
+    if item_bias is not None:
+        params = {**params, "item_bias": item_bias}
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
@@ -184,8 +188,8 @@ def host_batches(
     for rows, stratum in zip(users, strata.strata, strict=True):
         shape = (stratum.width, config.objective.num_negatives)
         bits = parallel.on_host(_random_bits)(np.uint32(config.train.seed), drawn, rows, shape)
-        shape_of = {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": num_items}
-        batches.append(pipeline.assemble(source, rows, np.asarray(bits), **shape_of))
+        bits = np.asarray(bits)
+        batches.append(pipeline.assemble(source, rows, bits, width=stratum.width, config=config, num_items=num_items))
     return tuple(batches)
 
 
@@ -197,8 +201,7 @@ def _gather(
 ) -> TrainBatch:
     """The same batch, inside jit."""
     bits = negatives.random_bits(seed, epoch, users, (width, config.objective.num_negatives))
-    limit = pipeline.most_read(config)
-    return pipeline.assemble(source, users, bits, width=width, limit=limit, num_items=num_items)
+    return pipeline.assemble(source, users, bits, width=width, config=config, num_items=num_items)
 
 
 def _epoch_batches(strata: pipeline.Strata, config: Config, epoch: int) -> tuple[np.ndarray, ...]:

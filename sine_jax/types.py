@@ -69,7 +69,8 @@ class TrainBatch(NamedTuple):
     watched: Array  # [B, T] bool, its polarity
     positives: Array  # [B, T] int32, the item watched next
     negatives: Array  # [B, T, M] int32, sampled items
-    skips: Array  # [B, T, S] int32, skipped right before the positive, nearest first
+    skips: Array  # [B, T, S] int32, skipped around the positive, nearest first
+    log_chances: Array | None = None  # [B, T, M] log-probability that each negative was drawn; None where not asked for
 
     @property
     def histories(self) -> Histories:
@@ -85,6 +86,7 @@ class EvalBatch(NamedTuple):
     watched: Array  # [B, T] bool
     candidates: Array  # [B, C] int32, PAD where there is none
     labels: Array  # [B, C] bool, True for the target (first column)
+    skipped: Array  # [B, C] bool, True for the skips that the split shows around the target (the columns after it)
 
     @property
     def histories(self) -> Histories:

@@ -11,7 +11,7 @@ LAUNCH = PACKAGE.parent / "launch"
 # From the words at the bottom to a run at the top; a module imports only from rows below its own.
 ROWS = [
     ["types", "config"],
-    ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "progress", "scoring"],
+    ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "progress", "scoring", "plots"],
     ["labels", "splits", "counting", "negatives", "windows", "optimizer", "rawfiles", "synthetic"],
     ["attention", "official", "candidates", "collation", "ingest", "pipeline"],
     ["interests", "sources", "network"],
@@ -32,12 +32,15 @@ ROWS = [
     ["networks.sasrec_c"],
     ["model"],
     ["objectives", "scorers", "datasets"],
+    ["catalogue"],
     ["training", "evaluation", "preparation"],
-    ["report", "checkpoints", "workdir"],
+    ["report", "checkpoints", "workdir", "suites"],
     ["run"],
+    ["experiment"],
 ]
 
 OWNERS = {
+    "matplotlib": ["plots"],
     "absl": [],
     "orbax": ["checkpoints"],
     "tensorflow_datasets": ["datasets"],

@@ -99,3 +99,71 @@ def test_total_distance_correlation_sums_over_pairs():
     pairs = [(0, 1), (0, 2), (1, 2)]
     expected = sum(losses.distance_correlation(rows[i], rows[j]) for i, j in pairs)
     np.testing.assert_allclose(losses.total_distance_correlation(rows), expected, rtol=1e-6)
+
+
+def value(part):
+    return float(losses.mean([part]))
+
+
+def test_the_sampled_softmax_is_the_softmax_when_every_other_item_is_drawn_once():
+    scores = jnp.array([[1.0, -2.0, 0.5, 3.0]])
+    chances = jnp.full((1, 3), -np.log(3.0))  # M q = 1
+    found = losses.sampled_softmax_loss(scores[:, :1], scores[:, 1:], chances, where=jnp.ones((1, 3), bool))
+    np.testing.assert_allclose(value(found), float(jax.nn.logsumexp(scores[0]) - scores[0, 0]), rtol=1e-6)
+
+
+def test_the_sampled_softmax_estimates_the_partition_function_without_bias():
+    scores = jnp.array([0.3, -1.0, 2.0, 0.0])
+    chances = jnp.array([0.1, 0.2, 0.3, 0.4])
+    estimates = [
+        np.exp(
+            value(
+                losses.sampled_softmax_loss(
+                    jnp.zeros((1, 1)),
+                    scores[None, i : i + 1],
+                    jnp.log(chances)[None, i : i + 1],
+                    where=jnp.ones((1, 1), bool),
+                )
+            )
+        )
+        - 1
+        for i in range(4)
+    ]
+    np.testing.assert_allclose(np.sum(chances * np.array(estimates)), np.sum(np.exp(scores)), rtol=1e-5)
+
+
+def test_gbce_of_no_calibration_is_binary_cross_entropy():
+    assert losses.gbce_beta(num_negatives=5, num_items=101, t=0.0) == pytest.approx(1.0)
+    assert losses.gbce_beta(num_negatives=5, num_items=101, t=1.0) == pytest.approx(0.05)
+    watched, sampled = jnp.array([[2.0]]), jnp.array([[1.0, -1.0]])
+    found = losses.gbce_loss(watched, sampled, beta=1.0, where=jnp.ones((1, 2), bool))
+    np.testing.assert_allclose(
+        value(found), np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0)) + np.log1p(np.exp(-1.0)), rtol=1e-6
+    )
+
+
+def test_watch_probability_loss_is_logistic():
+    logits, watched = jnp.array([2.0, 2.0]), jnp.array([True, False])
+    found = losses.watch_probability_loss(logits, watched, where=jnp.ones(2, bool))
+    np.testing.assert_allclose(value(found), (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(2.0))) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda p, s, where: losses.sampled_softmax_loss(p, s, jnp.zeros(s.shape), where=where),
+        lambda p, s, where: losses.gbce_loss(p, s, beta=0.5, where=where),
+    ],
+)
+def test_losses_over_samples_mask_stay_finite_and_are_zero_when_empty(loss):
+    where = jnp.array([[True, False], [False, False]])
+
+    def total(watched, sampled):
+        return losses.mean([loss(watched, sampled, where)])
+
+    extreme = jnp.array([[-500.0], [1.0]]), jnp.array([[500.0, jnp.inf], [3.0, 4.0]])
+    assert np.isfinite(total(*extreme))
+    gradients = jax.grad(total, argnums=(0, 1))(jnp.zeros((2, 1)), jnp.zeros((2, 2)))
+    assert all(np.isfinite(g).all() for g in gradients)
+    assert gradients[0][0, 0] < 0 < gradients[1][0, 0] and not gradients[0][1].any() and not gradients[1][:, 1].any()
+    assert float(losses.mean([loss(jnp.ones((2, 1)), jnp.ones((2, 2)), jnp.zeros((2, 2), bool))])) == 0

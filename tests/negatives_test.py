@@ -77,3 +77,22 @@ def test_exposures_after_the_bound_are_not_excluded():
 def test_a_user_who_has_seen_everything_is_refused_with_the_remedy():
     with pytest.raises(ValueError, match="user 1 has seen all 3 items.*exclude_seen=False"):
         seen_of([[1], [3, 1, 2]], 3)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_popular_items_are_drawn_as_often_as_they_were_watched(xp):
+    log = log_of([[1, 2, 2, 4], [2]])._replace(feedback=np.array([1, 1, 1, 0, 1], np.int8))
+    popular = negatives.Popularity(xp.asarray(negatives.popularity(log, log.offsets[1:], 4).cumulative))
+    drawn = negatives.draw_popular(popular, xp.arange(8, dtype=xp.uint32))
+    assert np.bincount(drawn, minlength=5).tolist() == [0, 2, 4, 1, 1]  # each item once more than it was watched
+    chances = negatives.log_chance(popular, xp.arange(1, 5))
+    np.testing.assert_allclose(chances, np.log(np.array([2, 4, 1, 1]) / 8), rtol=1e-6)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_what_was_seen_is_found_and_nothing_else(xp):
+    seen = jax.tree.map(xp.asarray, seen_of([[4], [7, 1, 7, 3], [], [9]], 9))
+    items = xp.broadcast_to(xp.arange(1, 10), (4, 9))
+    found = negatives.is_seen(seen, xp.arange(4), items, 9)
+    expected = [[i in own for i in range(1, 10)] for own in ({4}, {1, 3, 7}, set(), {9})]
+    np.testing.assert_array_equal(found, expected)

@@ -151,3 +151,35 @@ def test_best_interest_compares_by_the_interest_that_parts_the_pair_best():
     where = (batch.positives != PAD) & (batch.skips[..., 0] != PAD)
     expected = losses.mean([losses.preference_loss(margin, jnp.zeros_like(margin), where=where)])
     np.testing.assert_allclose(evaluated(params, batch, None, config)[1]["passive"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_the_full_softmax_is_over_the_catalogue_less_what_else_was_watched(chunk, monkeypatch):
+    monkeypatch.setattr(objectives, "CHUNK", chunk)
+    config, params, batch = setup(objective__sampled_form="full_softmax")
+    found = objectives.objective(params, batch, None, config)[1]["sampled"]
+    state = model.apply(params, batch, config).state
+    scores = np.asarray(model.score_items(params, state, jnp.arange(1, N + 1), config))
+    expected = []
+    for b, t in zip(*np.nonzero(batch.positives), strict=True):
+        target = int(batch.positives[b, t])
+        rivals = [i for i in range(1, N + 1) if i not in set(batch.positives[b].tolist())]
+        everything = scores[b, t, [target - 1] + [i - 1 for i in rivals]]
+        expected.append(np.log(np.exp(everything).sum()) - everything[0])
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)
+
+
+def test_the_pointwise_term_is_over_the_watched_item_and_its_skips():
+    config, params, batch = setup(objective__pointwise=1.0, objective__num_skips=2)
+    found = evaluated(params, batch, None, config)[1]["pointwise"]
+    items = jnp.concatenate([batch.positives[..., None], batch.skips], axis=-1)
+    scores = np.asarray(scoring.score(apply(params, batch, config).state, params["item_embedding"][items]))
+    there = np.asarray((batch.positives != PAD)[..., None] & (items != PAD))
+    margins = np.where(np.arange(3) == 0, scores, -scores)
+    np.testing.assert_allclose(found, np.log1p(np.exp(-margins))[there].mean(), rtol=1e-5)
+
+
+def test_a_softmax_without_chances_is_refused():
+    config, params, batch = setup(objective__sampled_form="softmax")
+    with pytest.raises(ValueError, match="log_chances"):
+        objectives.objective(params, batch, None, config)

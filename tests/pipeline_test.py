@@ -9,7 +9,7 @@ import pytest
 
 from sine_jax import config as configs
 from sine_jax import negatives, pipeline, presets, splits
-from sine_jax.types import PAD, EventLog
+from sine_jax.types import PAD, WATCHED, EventLog
 
 NUM_ITEMS = 50
 
@@ -37,7 +37,7 @@ def prepared(config, log=None):
 
 
 def sizes(stratum, config):
-    return {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": NUM_ITEMS}
+    return {"width": stratum.width, "config": config, "num_items": NUM_ITEMS}
 
 
 def assemble(source, stratum, users, config, epoch=0):
@@ -119,7 +119,7 @@ def test_fillers_are_all_padding():
     config = configured()
     source, strata = prepared(config)
     batch = assemble(source, strata.strata[0], np.array([-1], np.int32), config)
-    assert not any(array.any() for array in batch[1:])
+    assert not any(array.any() for array in batch[1:] if array is not None)
 
 
 def test_negatives_are_where_targets_are_and_never_what_the_user_saw_in_training():
@@ -196,7 +196,7 @@ def test_official_batches_are_the_sequences_of_the_released_code(golden_dir):
     trained = 0
     for stratum in pipeline.stratify(source.reading, config).strata:
         bits = np.zeros((len(stratum.users), stratum.width, 1), np.uint32)
-        size = {"width": stratum.width, "limit": pipeline.most_read(config), "num_items": num_items}
+        size = {"width": stratum.width, "config": config, "num_items": num_items}
         batch = pipeline.assemble(source, stratum.users, bits, **size)
         for row, user in enumerate(stratum.users):
             train_items, train_feedback = map(np.array, expected["users"][lines[user][0]]["train"])
@@ -210,3 +210,36 @@ def test_official_batches_are_the_sequences_of_the_released_code(golden_dir):
             assert [pair for pair, there in zip(found, used, strict=True) if there] == pairs
             trained += 1
     assert trained == sum(sum(user["train"][1]) >= 2 for user in expected["users"].values())
+
+
+@pytest.mark.parametrize("kind", ["popularity", "in_batch", "skips"])
+def test_other_negatives_are_never_the_users_own_watched_items(kind):
+    config = configured(objective__negatives=kind, objective__num_negatives=20, objective__num_skips=4)
+    log = random_log()
+    source, strata = prepared(config, log)
+    found = set()
+    for stratum in strata.strata:
+        batch = assemble(source, stratum, stratum.users, config)
+        for row, user in enumerate(batch.users):
+            own = slice(log.offsets[user], source_end(log, config, user))
+            watched = set(log.items[own][log.feedback[own] == WATCHED].tolist())
+            drawn = set(batch.negatives[row].ravel().tolist()) - {PAD}
+            skips = set(batch.skips[row].ravel().tolist())
+            assert drawn <= skips if kind == "skips" else not drawn & watched
+            found |= drawn
+    assert len(found) > 3
+
+
+def source_end(log, config, user):
+    return splits.split(log, config.data).valid.train_end[user]
+
+
+def test_chances_of_negatives_come_with_a_softmax_alone():
+    config = configured(objective__sampled_form="softmax", objective__negatives="popularity")
+    source, strata = prepared(config)
+    batch = assemble(source, strata.strata[0], strata.strata[0].users, config)
+    there = batch.negatives != PAD
+    counts = np.diff(source.popularity.cumulative, prepend=0)
+    expected = np.log(counts[batch.negatives[there]] / counts.sum())
+    np.testing.assert_allclose(batch.log_chances[there], expected, rtol=1e-5)
+    assert assemble(source, strata.strata[0], strata.strata[0].users, configured()).log_chances is None

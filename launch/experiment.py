@@ -1,0 +1,81 @@
+r"""Runs a named table of experiments: methods by seeds, in one process; the same command again goes on where it was.
+
+For example:
+
+  The main table: SINE and every baseline, three seeds each
+    python -m launch.experiment --suite=main --data=data/kuairand --out=tables/main --seeds=1,2,3 \
+      --set=model.max_len=60,train.patience=3
+
+  Some rows of it, with hyper-parameters from eight trials of random search on validation for every method
+    python -m launch.experiment --suite=main --data=data/kuairand --out=tables/searched --only=sasrec,hstu --trials=8
+
+Suites: main (methods), ablation (the parts of SINE, one correction at a time), interests (K and T). Writes the table as
+<suite>.md, .csv and .png into --out, beside a workdir per run that launch.compare reads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from launch.errors import launch_app
+from sine_jax import experiment, plots
+from sine_jax.suites import SUITES
+
+SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Which table.", required=True)
+DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder of the table; made where it is missing.", required=True)
+SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of every method.")
+TRIALS = flags.DEFINE_integer(
+    "trials", 0, "Trials of the search for each method; 0 takes each as it is.", lower_bound=0
+)
+SET = flags.DEFINE_list("set", [], "Options of all methods: section.option=value, by commas.")
+ONLY = flags.DEFINE_list("only", [], "Rows to run, by names that begin so; all by default.")
+
+
+def main() -> None:
+    """Runs what the flags say."""
+    methods = SUITES[SUITE.value](dict(map(option, SET.value)))
+    if ONLY.value:
+        methods = [method for method in methods if method.name.startswith(tuple(ONLY.value))]
+    if not methods:
+        raise ValueError(f"--only={','.join(ONLY.value)}: no row of {SUITE.value} begins so")
+    try:
+        seeds = [int(seed) for seed in SEEDS.value]
+    except ValueError:
+        raise ValueError(f"--seeds={','.join(SEEDS.value)}: give whole numbers, by commas") from None
+    folder = Path(OUT.value)
+    rows = experiment.run_suite(methods, DATA.value, folder, seeds=seeds, trials=TRIALS.value, say=print)
+    table = experiment.markdown(rows)
+    (folder / f"{SUITE.value}.md").write_text(table)
+    (folder / f"{SUITE.value}.csv").write_text(experiment.csv(rows))
+    plots.table(
+        {row.name: row.values["gauc"] for row in rows if row.name != "random"},
+        folder / f"{SUITE.value}.png",
+        measure="GAUC on the test (each dot a seed)",
+    )
+    print(table)
+    print(f"wrote {folder / SUITE.value}.md, .csv and .png")
+
+
+def option(text: str) -> tuple[str, Any]:
+    """`model.dim=32` as a name and a value."""
+    name, given, value = text.partition("=")
+    if not given:
+        raise ValueError(f"--set={text}: write section.option=value")
+    try:
+        return name, json.loads(value.lower() if value in ("True", "False") else value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def run() -> None:
+    """The console script."""
+    launch_app(main)
+
+
+if __name__ == "__main__":
+    run()

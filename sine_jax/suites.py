@@ -1,0 +1,110 @@
+"""The named tables of experiments: which methods, and how each differs from one common configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from sine_jax import config as configs
+from sine_jax import presets
+from sine_jax.config import Config
+
+Options = Mapping[str, Any]
+
+
+class Method(NamedTuple):
+    """A row of a table."""
+
+    name: str
+    config: Config
+
+
+SEARCH: dict[str, tuple[Any, ...]] = {  # what a trial of the random search draws, for every method alike
+    "optimizer.learning_rate": (3e-4, 1e-3, 3e-3),
+    "model.dim": (16, 32, 64),
+    "model.dropout": (0.2, 0.5),
+    "model.num_blocks": (1, 2),
+    "objective.sampled": (0.1, 0.3, 1.0),
+    "objective.num_skips": (1, 3, 8),
+}
+
+_POSITIVES = ("sasrec", "gru4rec", "caser", "din", "comirec", "sparse_interest", "sasrec_c")
+_READING_SKIPS = ("sasrec", "dfn", "feedrec", "dfar", "pnfrec", "hstu")
+_WITHOUT_PASSIVE = {"objective.passive": 0.0, "objective.sampled": 1.0}
+
+
+def main(common: Options) -> list[Method]:
+    """SINE and what it is compared with: each network with the passive objective, and without it."""
+    rows: list[tuple[str, Config, Options]] = [
+        ("SINE official", presets.official(), {}),
+        ("SINE default", presets.default(), {}),
+        ("SINE default, no passive", presets.default(), _WITHOUT_PASSIVE),
+        ("best", presets.best(), {}),
+    ]
+    for name in _POSITIVES:
+        rows += _both(name, {"model.name": name})
+    for name in _READING_SKIPS:
+        rows += _both(f"{name} reading skips", {"model.name": name, "model.read_skips": True})
+    rows.append(("gsasrec", presets.default(), {"model.name": "sasrec", **_GSASREC}))
+    return _methods(rows, common)
+
+
+_GSASREC = {"objective.sampled_form": "gbce", "objective.num_negatives": 32, "objective.sampled": 1.0}
+
+
+def ablation(common: Options) -> list[Method]:
+    """SINE without each of its parts, then from the released model to the corrected one, a correction at a time."""
+    default, official = presets.default(), presets.official()
+    from_default: dict[str, Options] = {
+        "default": {},
+        "without sub-interests (SASRec)": {"model.name": "sasrec"},
+        "without fusion (sum)": {"model.fusion": "sum"},
+        "with candidate-aware fusion": {"model.fusion": "candidate_aware"},
+        "without the passive objective": {"objective.passive": 0.0},
+        "without the sampled objective": {"objective.sampled": 0.0},
+        "without active-interest supervision": {"objective.active": 0.0},
+        "without the active sub-interest": {"model.active": "none", "objective.active": 0.0},
+        "without distance correlation": {"objective.dcor": 0.0},
+        "nearest skip alone": {"objective.num_skips": 1},
+        "skips ahead": {"objective.skips": "ahead", "objective.num_skips": 16},
+        "reading skips": {"model.read_skips": True},
+        "with item bias": {"model.item_bias": True},
+    }
+    from_official: dict[str, Options] = {
+        "official": {},
+        "official, padding masked": {"model.mask_padding": True},
+        "official, positions from the start": {"model.positions": "start"},
+        "official, negatives drawn anew": {"objective.resample_negatives": True},
+        "official, no seen negatives": {"objective.exclude_seen": True},
+        "official, active learned": {"model.active": "learned", "objective.active": 0.1},
+        "official, three skips": {"objective.num_skips": 3},
+        "official, sampled 0.3": {"objective.sampled": 0.3},
+    }
+    rows = [(name, default, options) for name, options in from_default.items()]
+    return _methods(rows + [(name, official, options) for name, options in from_official.items()], common)
+
+
+def interests(common: Options) -> list[Method]:
+    """The number of sub-interests, and the length of the window."""
+    default = presets.default()
+    rows: list[tuple[str, Config, Options]] = [(f"K = {k}", default, {"model.num_interests": k}) for k in (2, 3, 4, 8)]
+    # After the common options, which may say T themselves.
+    lengths = [Method(f"T = {t}", _with(default, {**common, "model.max_len": t})) for t in (10, 30, 60, 100)]
+    return _methods(rows, common) + lengths
+
+
+SUITES: dict[str, Callable[[Options], list[Method]]] = {"main": main, "ablation": ablation, "interests": interests}
+
+
+def _both(name: str, options: Options) -> list[tuple[str, Config, Options]]:
+    """A network with the objective of SINE's default preset, and without the passive term."""
+    default = presets.default()
+    return [(name, default, options), (f"{name}, no passive", default, {**options, **_WITHOUT_PASSIVE})]
+
+
+def _methods(rows: list[tuple[str, Config, Options]], common: Options) -> list[Method]:
+    return [Method(name, _with(base, {**common, **options})) for name, base, options in rows]
+
+
+def _with(base: Config, options: Options) -> Config:
+    return configs.replace(base, options)
