@@ -1,0 +1,97 @@
+import json
+
+import numpy as np
+import pytest
+
+from sine_jax import config as configs
+from sine_jax import experiment, plots, preparation, presets, sources, synthetic
+from sine_jax.suites import SEARCH, Method
+
+SMALL = {
+    "model.max_len": 6,
+    "model.dim": 4,
+    "model.num_blocks": 1,
+    "train.batch_size": 32,
+    "train.num_widths": 1,
+    "train.epochs": 1,
+}
+
+
+def method(name, **options):
+    changed = SMALL | {key.replace("__", "."): value for key, value in options.items()}
+    return Method(name, configs.replace(presets.default(), changed))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "set"
+    settings = synthetic.Settings(num_users=60, num_items=50, num_exposures=15)
+    preparation.prepare(sources.generated(settings), str(folder), rule=None, min_positives=3, min_exposures=1)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def table(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("table")
+    methods = [method("SASRec", model__name="sasrec"), method("Caser!", model__name="caser")]
+    told = []
+    rows = experiment.run_suite(methods, data, folder, seeds=[1, 2], trials=0, say=told.append)
+    return folder, methods, rows, told
+
+
+def test_every_method_has_a_value_per_seed_and_every_run_a_workdir(table):
+    folder, _, rows, told = table
+    assert told == ["SASRec, seed 1", "Caser!, seed 1", "SASRec, seed 2", "Caser!, seed 2"]
+    named = {row.name: row.values for row in rows}
+    assert {"random", "item bias", "SASRec", "Caser!"} <= set(named)
+    assert len(named["item bias"]["gauc"]) == 1
+    for name in ("SASRec", "Caser!"):
+        for seed, value in zip((1, 2), named[name]["auc"], strict=True):
+            run = folder / "runs" / experiment.slug(name) / f"seed-{seed}"
+            assert json.loads((run / "config.json").read_text())["train"]["seed"] == seed
+            (means,) = json.loads((run / "evaluation" / "test_exposed.json").read_text())["scorers"].values()
+            assert means["auc"]["mean"] == value
+
+
+def test_what_was_run_is_not_run_again(table, data):
+    folder, methods, rows, _ = table
+    told = []
+    assert experiment.run_suite(methods, data, folder, seeds=[1, 2], trials=0, say=told.append) == rows
+    assert told == []
+
+
+def test_a_folder_of_another_configuration_is_refused(table, data):
+    folder, _, _, _ = table
+    with pytest.raises(ValueError, match="model.dim was 4, now 8"):
+        changed = [method("SASRec", model__name="sasrec", model__dim=8)]
+        experiment.run_suite(changed, data, folder, seeds=[1], trials=0, say=print)
+
+
+def test_every_method_is_given_the_same_trials_and_the_first_is_the_method_as_it_is():
+    assert experiment.draw(0, seed=1) == {}
+    assert experiment.draw(3, seed=1) == experiment.draw(3, seed=1) != experiment.draw(4, seed=1)
+    assert all(value in SEARCH[name] for name, value in experiment.draw(3, seed=1).items())
+
+
+def test_the_search_takes_the_best_trial_by_validation_and_goes_on_where_it_was(data, tmp_path):
+    kept = [{"options": {}, "valid": 0.5}, {"options": {"model.dim": 16}, "valid": 0.9}]
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "sasrec.json").write_text(json.dumps(kept))
+    told = []
+    one = method("SASRec", model__name="sasrec")
+    config = experiment.search(one, data, tmp_path, trials=2, seed=1, say=told.append)
+    assert configs.differences(one.config, config) == {"model.dim": (4, 16)}
+    assert told == []
+
+
+def test_the_table_shows_the_mean_and_the_range_over_seeds():
+    values = {metric: [0.5, 0.7] for metric in experiment.METRICS}
+    text = experiment.markdown([experiment.Row("a", values)])
+    assert "| a | 2 | 0.6000 (0.5000-0.7000) |" in text
+    assert experiment.csv([experiment.Row("a", values)]).splitlines()[1] == '"a",auc,0,0.500000'
+
+
+def test_a_plot_is_a_picture(tmp_path):
+    plots.table({"a": [0.5, 0.6], "b": [0.4]}, tmp_path / "plot.png", measure="GAUC")
+    assert (tmp_path / "plot.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert np.frombuffer(plots.png(plots.canvas()[0]), np.uint8).size > 1000

@@ -1,0 +1,55 @@
+import pytest
+
+from sine_jax import config as configs
+from sine_jax import experiment, network, presets, suites
+from sine_jax.suites import SUITES
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_rows_have_names_folders_and_networks_of_their_own(suite):
+    methods = SUITES[suite]({"model.max_len": 20, "train.epochs": 3})
+    names = [method.name for method in methods]
+    assert len({experiment.slug(name) for name in names}) == len(names)
+    for method in methods:
+        configs.validate(method.config)
+        found = network.find(method.config.model.name)
+        assert method.config.model.read_skips or not found.reads_skips
+        assert method.config.train.epochs == 3
+
+
+def test_the_main_table_has_every_network_with_the_passive_objective_and_without():
+    methods = suites.main({})
+    for with_passive in (True, False):
+        found = {m.config.model.name for m in methods if (m.config.objective.passive > 0) == with_passive}
+        assert found == set(network.names())
+
+
+def test_each_ablation_differs_from_its_preset_in_what_its_name_says_alone():
+    rows = {method.name: method.config for method in suites.ablation({})}
+    for name, config in rows.items():
+        base = presets.official() if name.startswith("official") else presets.default()
+        changed = {option.split(".")[1] for option in configs.differences(base, config)}
+        assert len(changed) == (0 if name in ("default", "official") else len(changed & set(_EXPECTED[name])))
+
+
+_EXPECTED = {
+    "without sub-interests (SASRec)": ["name"],
+    "without fusion (sum)": ["fusion"],
+    "with candidate-aware fusion": ["fusion"],
+    "without the passive objective": ["passive"],
+    "without the sampled objective": ["sampled"],
+    "without active-interest supervision": ["active"],
+    "without the active sub-interest": ["active"],
+    "without distance correlation": ["dcor"],
+    "nearest skip alone": ["num_skips"],
+    "skips ahead": ["skips", "num_skips"],
+    "reading skips": ["read_skips"],
+    "with item bias": ["item_bias"],
+    "official, padding masked": ["mask_padding"],
+    "official, positions from the start": ["positions"],
+    "official, negatives drawn anew": ["resample_negatives"],
+    "official, no seen negatives": ["exclude_seen"],
+    "official, active learned": ["active"],
+    "official, three skips": ["num_skips"],
+    "official, sampled 0.3": ["sampled"],
+}
