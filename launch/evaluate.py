@@ -14,8 +14,12 @@ For example:
     python -m launch.evaluate --data=data/mine --split_by=by_time \
       --train_until=1650000000000 --valid_until=1650500000000
 
+Among what was shown, `skips@k` counts the skips that take one of the first k places. In the whole catalogue, the skips
+around the target are ranked just as the target is: `hr_skipped@k` and `ndcg_skipped@k` are their means, `hr_gap@k` and
+`ndcg_gap@k` how far the watched target is ahead of them, and `skips@k` counts them among the first k of one list.
+
 Prints a table, and writes evaluation/<split>_<protocol>.json and .parquet (values per user) into the workdir, or into
---out. How the log was split comes from the checkpoint.
+--out, which `launch.compare` reads. How the log was split comes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "`best`, `latest` or a st
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
 PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(evaluation.PROTOCOLS), "What a target is ranked against.")
 CANDIDATES = flags.DEFINE_enum(
-    "candidates", None, ["released", "before_target"], "exposed: which skips; as the run was validated by default."
+    "candidates", None, ["released", "before_target"], "Which skips; as the run was validated by default."
 )
 OUT = flags.DEFINE_string("out", None, "Folder to write to; evaluation/ of the workdir by default, else nothing.")
 SPLIT_BY = flags.DEFINE_enum(
@@ -60,7 +64,8 @@ def main() -> None:
         if chosen:
             raise ValueError("--split_by, --train_until and --valid_until are the run's own: leave them out")
         restored = runs.restore(WORKDIR.value, checkpoint=CHECKPOINT.value, data=DATA.value)
-        config, dataset, models = restored.config, restored.dataset, {"SINE": restored.params}
+        config, dataset = restored.config, restored.dataset
+        models = {"SINE" if config.model.name == "sine" else config.model.name: restored.params}
         about = {"checkpoint": CHECKPOINT.value, "step": restored.about.progress.step}
     if CANDIDATES.value is not None:
         chosen["data.candidates"] = CANDIDATES.value

@@ -20,6 +20,7 @@ class Population(NamedTuple):
     targets: np.ndarray  # [P] int32
     others: np.ndarray  # [F] int32; those of user p are others[offsets[p]:offsets[p + 1]]
     offsets: np.ndarray  # [P + 1] int64
+    skips: np.ndarray  # [P] int64, how many of a user's others, the first of them, the split shows around the target
     left_out: dict[str, int]  # users who take no part, by reason
 
 
@@ -33,7 +34,10 @@ def neighbouring_skips(log: EventLog, split: Split) -> Population:
 
 
 def seen_items(log: EventLog, split: Split) -> Population:
-    """Each target with everything its user was ever shown, before it or after, the target itself aside."""
+    """Each target with everything its user was ever shown, before it or after, the target itself aside.
+
+    The skips that the split names as candidates come first.
+    """
     return _population(log, split, log.offsets[:-1], log.offsets[1:], kept=np.ones(len(log.items), bool))
 
 
@@ -46,12 +50,17 @@ def _population(log: EventLog, split: Split, begins: np.ndarray, ends: np.ndarra
     owners = np.repeat(np.arange(len(users)), lengths)
     positions = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths - begins[users], lengths)
     chosen = kept[positions] & (positions != split.target[users][owners])
-    counts = np.bincount(owners[chosen], minlength=len(users))
+    owners, positions = owners[chosen], positions[chosen]
+    around = (log.feedback[positions] == SKIPPED) & (positions >= split.candidates_begin[users][owners])
+    around &= positions < split.candidates_end[users][owners]
+    positions = positions[np.lexsort((~around, owners))]
+    counts = np.bincount(owners, minlength=len(users))
     return Population(
         users=users.astype(np.int32),
         targets=targets,
-        others=log.items[positions[chosen]],
+        others=log.items[positions],
         offsets=np.concatenate([[0], np.cumsum(counts)]),
+        skips=np.bincount(owners[around], minlength=len(users)),
         left_out={
             "no target": int(np.count_nonzero(~has_target)),
             "nothing watched before the target": int(np.count_nonzero(has_target & ~takes_part)),
@@ -72,7 +81,8 @@ def batches(
     """Groups a population into batches of few shapes, each user in exactly one.
 
     Histories are as wide as they are long, rounded up to `max_len` halved up to `num_widths - 1` times; the few users
-    with many candidates all get the full width, so that there are no more shapes than widths of either kind.
+    with many candidates all get the full width, so that there are no more shapes than widths of either kind. Users with
+    as many skips go together, because work on skips goes by the most that a user of the batch has.
 
     Args:
       population: who is ranked against what.
@@ -84,7 +94,7 @@ def batches(
       multiple_of: B is a multiple of this, the number of devices; what is missing are fillers, users of -1.
 
     Returns:
-      Batches of numpy arrays; the target is the first candidate, other items follow.
+      Batches of numpy arrays; the target is the first candidate, the skips around it follow, then other items.
     """
     lengths = (reading.history_ends - reading.offsets[:-1])[population.users]
     widths = np.unique([-(-max_len // 2**k) for k in range(num_widths)])
@@ -95,6 +105,7 @@ def batches(
     result = []
     for kind in np.unique(candidate_class * len(widths) + history_class):
         rows = np.flatnonzero(candidate_class * len(widths) + history_class == kind)
+        rows = rows[np.argsort(population.skips[rows], kind="stable")]
         num_candidates = NARROW * 4 ** int(kind // len(widths))
         size = max(1, min(batch_size, CELLS // num_candidates) // multiple_of) * multiple_of
         for begin in range(0, len(rows), size):
@@ -120,4 +131,5 @@ def _batch(
     candidates[known, 0] = population.targets[rows[known]]
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
     labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
-    return EvalBatch(users, items, watched, candidates, labels)
+    skipped: Any = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
+    return EvalBatch(users, items, watched, candidates, labels, skipped)

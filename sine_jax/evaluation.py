@@ -10,21 +10,19 @@ comes back takes parameters as often as wanted: validation between epochs and th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from sine_jax import candidates, counting, metrics, parallel, scorers, splits, windows
+from sine_jax import candidates, catalogue, counting, metrics, parallel, scorers, splits, windows
 from sine_jax.candidates import Population
 from sine_jax.config import Config
 from sine_jax.scorers import Scorer
 from sine_jax.types import PAD, Array, EvalBatch, EventLog, Split
 
 BATCH_SIZE = 256  # users ranked at once
-CHUNK = 8192  # items of the catalogue scored at once
 
 Values = dict[str, np.ndarray]  # [P] per metric, NaN where it is not defined for a user
 
@@ -37,7 +35,7 @@ class Protocol(NamedTuple):
     population: Callable[[EventLog, Split], Population]
     rank: Callable[[Scorer, int], Callable[[Any, EvalBatch], Any]]  # scorer, N: what runs on a device
     values: Callable[[Task, list[Any]], Values]  # its outputs per batch: metrics of the population
-    cutoffs: tuple[int, ...]  # of NDCG and hit rate
+    cutoffs: tuple[int, ...]  # of NDCG, hit rate and skips
 
 
 class Task(NamedTuple):
@@ -178,6 +176,17 @@ def _by_rank(ranking: metrics.Ranking, cutoffs: tuple[int, ...]) -> Values:
     }
 
 
+def _against_skips(target: metrics.Ranking, skips: metrics.Ranking, cutoffs: tuple[int, ...]) -> Values:
+    """What the skips get by themselves, a mean over each user's, and how far the target is ahead of that."""
+    result: Values = {}
+    for name, metric in (("ndcg", metrics.ndcg), ("hr", metrics.hit_rate)):
+        for k in cutoffs:
+            at_cutoff = functools.partial(metric, cutoff=k)
+            result[f"{name}_skipped@{k}"] = metrics.each_alone(at_cutoff, skips)
+            result[f"{name}_gap@{k}"] = at_cutoff(target) - result[f"{name}_skipped@{k}"]
+    return result
+
+
 def _by_user(task: Task, parts: list[Values]) -> Values:
     """Puts the values of each batch's users into the order of the population; fillers are left out."""
     users = np.concatenate([np.asarray(batch.users) for batch in task.batches])
@@ -202,7 +211,8 @@ def _values_of_scores(task: Task, outputs: list[np.ndarray]) -> Values:
         labels, where = np.asarray(batch.labels), np.asarray(batch.candidates) != PAD
         ranking = metrics.ranking(scores, labels, where=where)
         log_loss = np.where(ranking.defined, metrics.log_loss(scores, labels, where=where), np.nan)
-        parts.append({**_by_rank(ranking, task.protocol.cutoffs), "log_loss": log_loss})
+        skips = {f"skips@{k}": _skips_within(scores, batch, cutoff=k) for k in task.protocol.cutoffs}
+        parts.append({**_by_rank(ranking, task.protocol.cutoffs), **skips, "log_loss": log_loss})
         rows.append((scores[where], labels[where], np.asarray(batch.users)[np.nonzero(where)[0]]))
     flat, labels, users = (np.concatenate(column) for column in zip(*rows, strict=True))
     owners = np.searchsorted(task.population.users, users)
@@ -210,61 +220,33 @@ def _values_of_scores(task: Task, outputs: list[np.ndarray]) -> Values:
     return {"auc": pooled, **_by_user(task, parts)}
 
 
-class _Standing(NamedTuple):
-    """Where each target stands in the catalogue; counts [B]."""
-
-    greater: Array
-    equal: Array
-    others: Array
-    nan: Array
-
-
-def _rank_in_catalogue(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], _Standing]:
-    """On the device, for `FULL`: counts of the allowed items above and level with the target."""
-    size = min(CHUNK, num_items)
-    chunks = jnp.arange(-(-num_items // size))
-
-    def rank(params: Any, batch: EvalBatch) -> _Standing:
-        state = scorer.encode(params, batch.users, batch.histories)
-        target, rows = batch.candidates[:, :1], jnp.arange(len(batch.users))[:, None]
-
-        def score(chunk: Array) -> tuple[Array, Array]:
-            items = 1 + chunk * size + jnp.arange(size)
-            return items, scorer.score_items(params, state, jnp.minimum(items, num_items))
-
-        def find(found: Array, chunk: Array) -> tuple[Array, None]:
-            # The target is scored by the very computation that scores its rivals, so that equal stays equal.
-            _, scores = score(chunk)
-            place = target - 1 - chunk * size
-            value = jnp.take_along_axis(scores, jnp.clip(place, 0, size - 1), axis=1)
-            return jnp.where((place >= 0) & (place < size), value, found), None
-
-        def compare(counts: _Standing, chunk: Array) -> tuple[_Standing, None]:
-            items, scores = score(chunk)
-            place = batch.candidates - 1 - chunk * size
-            outside = jnp.where(place < 0, size, place)  # a negative index would count from the end
-            allowed = jnp.broadcast_to((items <= num_items)[None, :], scores.shape)
-            allowed = allowed.at[rows, outside].set(False, mode="drop")
-            found = (scores > best, scores == best, jnp.ones_like(allowed), jnp.isnan(scores))
-            return _Standing(*(n + jnp.sum(allowed & f, axis=1) for n, f in zip(counts, found, strict=True))), None
-
-        best, _ = jax.lax.scan(find, jnp.zeros(target.shape), chunks)
-        nothing = jnp.zeros(len(batch.users), jnp.int32)
-        return jax.lax.scan(compare, _Standing(nothing, nothing, nothing, jnp.isnan(best[:, 0]) + nothing), chunks)[0]
-
-    return rank
+def _skips_within(scores: np.ndarray, batch: EvalBatch, *, cutoff: int) -> np.ndarray:
+    """[B] how many of the first places skips take, where a target is ranked among skips alone: all but the target's."""
+    skipped = np.asarray(batch.skipped)
+    greater, equal = (np.sum(skipped & found, axis=1) for found in (scores > scores[:, :1], scores == scores[:, :1]))
+    number = skipped.sum(axis=1)
+    places = np.minimum(number + 1, cutoff) - metrics.chance_within(greater, equal, cutoff=cutoff)
+    return np.where(number > 0, places, np.nan)
 
 
-def _values_of_standings(task: Task, outputs: list[_Standing]) -> Values:
+def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Values:
     """On the host, for `FULL`: the metrics that need ranks alone; scores of all pairs are never held at once."""
-    parts = []
-    for batch, standing in zip(task.batches, outputs, strict=True):
+    cutoffs, parts = task.protocol.cutoffs, []
+    for batch, standings in zip(task.batches, outputs, strict=True):
         known = np.asarray(batch.users)[:, None] >= 0
-        bad = int(np.asarray(standing.nan)[known[:, 0]].sum())
+        bad = int(np.asarray(standings.nan)[known[:, 0]].sum())
         if bad:
             raise ValueError(f"{bad} scores are NaN: the model has diverged")
-        above = np.asarray(standing.greater + standing.equal / 2, np.float64)[:, None]
-        parts.append(_by_rank(metrics.Ranking(above, known, np.asarray(standing.others)), task.protocol.cutoffs))
+        unseen: Any = standings.unseen  # numpy by now
+        shown: Any = standings.shown
+        skipped = np.asarray(batch.skipped)
+        above = unseen.greater + unseen.equal / 2
+        target = metrics.Ranking(above[:, :1], known, unseen.number)
+        skips = metrics.Ranking(above[:, 1:], skipped[:, 1:], unseen.number)
+        parts.append({**_by_rank(target, cutoffs), **_against_skips(target, skips, cutoffs)})
+        for k in cutoffs:  # places in the list of all that is unseen, the target and these skips
+            within = metrics.chance_within(unseen.greater + shown.greater, unseen.equal + shown.equal, cutoff=k)
+            parts[-1][f"skips@{k}"] = np.where(skipped.any(axis=1), np.sum(within, axis=1, where=skipped), np.nan)
     return _by_user(task, parts)
 
 
@@ -280,7 +262,7 @@ FULL = Protocol(
     name="full",
     against="the whole catalogue less the user's other exposures",
     population=candidates.seen_items,
-    rank=_rank_in_catalogue,
+    rank=catalogue.rank,
     values=_values_of_standings,
     cutoffs=(10, 50),
 )

@@ -7,6 +7,7 @@ with. Whatever is undefined for a user (no positive, or no negative) is NaN, and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -112,6 +113,30 @@ def reciprocal_rank(ranking: Ranking) -> np.ndarray:
 def hit_rate(ranking: Ranking, *, cutoff: float) -> np.ndarray:
     """[B] 1 where a positive ranks within the cut-off, else 0."""
     return np.where(ranking.defined, ranking.ranks[:, 0] <= cutoff, np.nan)
+
+
+def chance_within(greater: np.ndarray, equal: np.ndarray, *, cutoff: float) -> np.ndarray:
+    """[...] chance of a place within the cut-off, where ties are put into random order.
+
+    It adds up to the places that there are: of a scorer that ties everything, the top k is a random k, not empty.
+
+    Args:
+      greater: [...] how many items have a higher score.
+      equal: [...] how many other items have the same score.
+      cutoff: k.
+    """
+    return np.clip((cutoff - greater) / (1 + equal), 0, 1)
+
+
+def each_alone(metric: Callable[[Ranking], np.ndarray], ranking: Ranking) -> np.ndarray:
+    """[B] mean of a metric over a user's positives, each ranked as if it were the user's only one.
+
+    The positives may come in any order.
+    """
+    places = ranking.above.shape[1]
+    alone = Ranking(ranking.above.reshape(-1, 1), ranking.where.reshape(-1, 1), np.repeat(ranking.negatives, places))
+    values = metric(alone).reshape(ranking.above.shape)
+    return _divide(np.nansum(values, axis=1), np.count_nonzero(~np.isnan(values), axis=1))
 
 
 def log_loss(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> np.ndarray:

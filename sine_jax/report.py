@@ -18,7 +18,8 @@ from rich.table import Table
 from sine_jax import bootstrap, metrics
 from sine_jax.evaluation import Evaluation
 
-HEADLINES = ("auc", "user_auc", "gauc", "ndcg", "mrr")
+# In this order, as many as fit; `@` stands for the first cut-off. What skips get by themselves is in the gap.
+SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
 WIDTH = 136  # of a table that goes to no terminal
 CELL = 15  # of a mean and its interval
 
@@ -48,6 +49,7 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
         "against": protocol.against,
         "split": evaluation.split,
         "data": dataclasses.asdict(evaluation.config.data),
+        "config": dataclasses.asdict(evaluation.config),
         "users": len(population.users),
         "left_out": population.left_out,
         "users_without_rivals": int(np.count_nonzero(np.diff(population.offsets) == 0)),
@@ -101,11 +103,11 @@ def write(
 def header(summary: Mapping[str, Any]) -> str:
     """One sentence each on what was ranked, and for whom."""
     data, alone = summary["data"], summary["users_without_rivals"]
-    candidates = f" (candidates: {data['candidates']})" if summary["protocol"] == "exposed" else ""
+    skips = "candidates" if summary["protocol"] == "exposed" else "skips"
     left_out = ", ".join(f"{count:,} with {reason}" for reason, count in summary["left_out"].items() if count)
     return (
         f"{summary['protocol']}, {summary['split']} of {data['split']}: "
-        f"each target against {summary['against']}{candidates}\n"
+        f"each target against {summary['against']} ({skips}: {data['candidates']})\n"
         f"{summary['users']:,} users; left out: {left_out or 'none'}"
         + (f"; {alone:,} have nothing to rank against and count in the pooled AUC alone" if alone else "")
     )
@@ -116,9 +118,10 @@ def table(summary: Mapping[str, Any], *, width: int) -> Table:
     columns = next(iter(summary["scorers"].values()))
     # GAUC is the AUC by user where everybody has rivals enough; it need not be printed twice.
     repeated = {"gauc"} if columns["gauc"]["users"] == columns["user_auc"]["users"] else set()
-    first_cutoffs = [name for name in columns if "@" in name][::2]
+    cutoff = min((int(name.partition("@")[2]) for name in columns if "@" in name), default="")
+    names = [name + str(cutoff) if name.endswith("@") else name for name in SHOWN]
     fitting = max(1, (width - max(map(len, summary["scorers"]))) // CELL)
-    shown = [name for name in (*HEADLINES, *first_cutoffs) if name in columns and name not in repeated][:fitting]
+    shown = [name for name in names if name in columns and name not in repeated][:fitting]
     result = Table(
         title=header(summary), title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1)
     )

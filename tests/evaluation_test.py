@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from counting_test import make_log
 
-from sine_jax import config, counting, evaluation, report, scorers
+from sine_jax import catalogue, config, counting, evaluation, report, scorers
 from sine_jax.types import SKIPPED, WATCHED
 
 NUM_ITEMS = 40
@@ -67,7 +67,7 @@ def full_others(log, task):
     ids=["exposed", "full"],
 )
 def test_ranks_are_those_of_a_plain_loop(log, biases, protocol, others, split, monkeypatch):
-    monkeypatch.setattr(evaluation, "CHUNK", 16)  # three chunks, the last one short
+    monkeypatch.setattr(catalogue, "CHUNK", 16)  # three chunks, the last one short
     task = evaluation.prepare(log, config.Config(), num_items=NUM_ITEMS, split=split, protocol=protocol)
     values = evaluation.measure(scorers.of_biases(), task)(biases)
     expected = ranks(log, task, biases, others(log, task))
@@ -75,6 +75,82 @@ def test_ranks_are_those_of_a_plain_loop(log, biases, protocol, others, split, m
     measured = dict(zip(task.population.users.tolist(), values["mrr"], strict=True))
     for user, value in measured.items():
         np.testing.assert_allclose(value, 1 / expected[user] if user in expected else np.nan)
+
+
+def shown_skips(log, task, user):
+    """Items of the skips around a user's target."""
+    span = slice(task.split.candidates_begin[user], task.split.candidates_end[user])
+    return log.items[span][log.feedback[span] == SKIPPED]
+
+
+def share_within(greater, equal, cutoff) -> float:
+    """How many of the `equal + 1` orders of a tie put one of its members within the cut-off, over all of them."""
+    return sum(greater + place <= cutoff for place in range(1, equal + 2)) / (equal + 1)
+
+
+def test_watched_less_skipped_in_the_catalogue_is_that_of_a_plain_loop(log, biases, monkeypatch):
+    monkeypatch.setattr(catalogue, "CHUNK", 16)
+    protocol = evaluation.FULL._replace(cutoffs=(3, 10))
+    task = evaluation.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocol)
+    values = evaluation.measure(scorers.of_biases(), task)(biases)
+    several = 0
+    for row, user in enumerate(task.population.users):
+        target = task.split.target[user]
+        unseen = biases.items[full_others(log, task)(user, target)]
+        skips = biases.items[shown_skips(log, task, user)]
+        several += len(skips) > 1
+
+        def rank(score, unseen=unseen):
+            return 1 + np.sum(unseen > score) + np.sum(unseen == score) / 2
+
+        ranks = np.array([rank(score) for score in skips])
+        together = np.concatenate([unseen, skips, biases.items[log.items[[target]]]])
+        for k in protocol.cutoffs:
+            hits, gains = ranks <= k, (ranks <= k) / np.log2(1 + ranks)
+            place = rank(together[-1])
+            within = [share_within(np.sum(together > s), np.sum(together == s) - 1, k) for s in skips]
+            expected = {
+                f"hr_skipped@{k}": np.mean(hits) if len(skips) else np.nan,
+                f"ndcg_skipped@{k}": np.mean(gains) if len(skips) else np.nan,
+                f"hr_gap@{k}": (place <= k) - np.mean(hits) if len(skips) else np.nan,
+                f"ndcg_gap@{k}": (place <= k) / np.log2(1 + place) - np.mean(gains) if len(skips) else np.nan,
+                f"skips@{k}": np.sum(within) if len(skips) else np.nan,
+            }
+            for name, value in expected.items():
+                np.testing.assert_allclose(values[name][row], value, atol=1e-12, err_msg=f"{name} of user {user}")
+    assert several > 20
+
+
+def test_skips_in_the_first_places_among_what_was_shown_are_those_of_a_plain_loop(log, biases):
+    task = evaluation.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=evaluation.EXPOSED)
+    values = evaluation.measure(scorers.of_biases(), task)(biases)
+    for row, user in enumerate(task.population.users):
+        skips = biases.items[shown_skips(log, task, user)]
+        shown = np.append(skips, biases.items[log.items[task.split.target[user]]])
+        for k in (2, 5):
+            within = [share_within(np.sum(shown > s), np.sum(shown == s) - 1, k) for s in skips]
+            np.testing.assert_allclose(values[f"skips@{k}"][row], np.sum(within) if len(skips) else np.nan, atol=1e-12)
+
+
+def test_a_scorer_that_ties_everything_gains_nothing_by_it(log, biases):
+    """Its first places are random ones: it must not look as if it kept skips away from them."""
+    task = evaluation.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=evaluation.EXPOSED)
+    values = evaluation.measure(scorers.of_biases(), task)(biases._replace(items=0 * biases.items))
+    number = np.diff(task.population.offsets)
+    expected = np.minimum(2, number + 1) * number / (number + 1)
+    np.testing.assert_allclose(values["skips@2"], np.where(number > 0, expected, np.nan))
+
+
+def test_skips_around_the_target_come_first_among_what_was_seen(log):
+    task = evaluation.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=evaluation.FULL)
+    seen = task.population
+    for row, user in enumerate(seen.users):
+        others = seen.others[seen.offsets[row] : seen.offsets[row + 1]]
+        np.testing.assert_array_equal(others[: seen.skips[row]], shown_skips(log, task, user))
+        every = np.delete(
+            log.items[log.offsets[user] : log.offsets[user + 1]], task.split.target[user] - log.offsets[user]
+        )
+        np.testing.assert_array_equal(np.sort(others), np.sort(every))
 
 
 def test_every_user_is_in_exactly_one_batch(log):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import pathlib
@@ -103,6 +104,23 @@ def test_several_positives_by_hand():
     np.testing.assert_allclose(metrics.ndcg(ranking), [(1 + 1 / math.log2(4)) / ideal, 1])
     np.testing.assert_allclose(metrics.ndcg(ranking, cutoff=2), [1 / ideal, 1])
     np.testing.assert_allclose(metrics.reciprocal_rank(ranking), [1, 1])
+
+
+def test_chance_within_is_the_share_of_the_orders_of_a_tie():
+    # Alone above; two above of two places; one above, tied with one; all of three tied; four tied with two above.
+    greater, equal = np.array([0, 2, 1, 0, 2]), np.array([0, 0, 1, 2, 3])
+    np.testing.assert_allclose(metrics.chance_within(greater, equal, cutoff=2), [1, 0, 1 / 2, 2 / 3, 0])
+    np.testing.assert_allclose(metrics.chance_within(greater, equal, cutoff=3), [1, 1, 1, 1, 1 / 4])
+
+
+def test_positives_one_at_a_time_by_hand():
+    where = np.array([[True, True, False], [True, False, False], [False, False, False], [True, True, True]])
+    above = np.array([[0.0, 2, 9], [1.5, 0, 0], [0, 0, 0], [0, 0, 0]])
+    ranking = metrics.Ranking(above, where, np.array([5, 5, 5, 0]))
+    hits = metrics.each_alone(functools.partial(metrics.hit_rate, cutoff=2), ranking)
+    np.testing.assert_allclose(hits, [1 / 2, 0, NAN, NAN])
+    gains = metrics.each_alone(metrics.ndcg, ranking)
+    np.testing.assert_allclose(gains, [(1 + 1 / 2) / 2, 1 / math.log2(3.5), NAN, NAN])
 
 
 def test_order_of_candidates_and_monotone_maps_change_nothing(random_case):
