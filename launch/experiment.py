@@ -7,7 +7,8 @@ For example:
       --set=model.max_len=60,train.patience=3
 
   Some rows of it, with hyper-parameters from eight trials of random search on validation for every method
-    python -m launch.experiment --suite=main --data=data/kuairand --out=tables/searched --only=sasrec,hstu --trials=8
+    python -m launch.experiment --suite=main --data=data/kuairand --out=tables/searched --trials=8 \
+      --only='^sasrec$|hstu'
 
 Suites: main (methods), ablation (the parts of SINE, one correction at a time), interests (K and T). Writes the table as
 <suite>.md, .csv and .png into --out, beside a workdir per run that launch.compare reads.
@@ -16,6 +17,7 @@ Suites: main (methods), ablation (the parts of SINE, one correction at a time), 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,18 @@ TRIALS = flags.DEFINE_integer(
     "trials", 0, "Trials of the search for each method; 0 takes each as it is.", lower_bound=0
 )
 SET = flags.DEFINE_list("set", [], "Options of all methods: section.option=value, by commas.")
-ONLY = flags.DEFINE_list("only", [], "Rows to run, by names that begin so; all by default.")
+ONLY = flags.DEFINE_string("only", "", "Rows to run: a regular expression that is looked for in their names.")
 
 
 def main() -> None:
     """Runs what the flags say."""
     methods = SUITES[SUITE.value](dict(map(option, SET.value)))
-    if ONLY.value:
-        methods = [method for method in methods if method.name.startswith(tuple(ONLY.value))]
+    try:
+        methods = [method for method in methods if re.search(ONLY.value, method.name)]
+    except re.error as error:
+        raise ValueError(f"--only={ONLY.value}: not a regular expression ({error})") from None
     if not methods:
-        raise ValueError(f"--only={','.join(ONLY.value)}: no row of {SUITE.value} begins so")
+        raise ValueError(f"--only={ONLY.value}: in no name of a row of {SUITE.value}")
     try:
         seeds = [int(seed) for seed in SEEDS.value]
     except ValueError:

@@ -154,9 +154,9 @@ def within_users(
         paired = (users[first] == users[second]) & where[first] & where[second] & (watched[first] != watched[second])
         a, b, one = log.items[first][paired], log.items[second][paired], watched[first][paired]
         keys.append(np.where(one, a, b).astype(np.int64) * (num_items + 1) + np.where(one, b, a))
-    pairs, weights = np.unique(np.concatenate(keys), return_counts=True)
+    pairs, counted = np.unique(np.concatenate(keys), return_counts=True)
     preferred, other = (jnp.asarray(part.astype(np.int32)) for part in np.divmod(pairs, num_items + 1))
-    weights = jnp.asarray(weights, jnp.float32)
+    weights = jnp.asarray(counted, jnp.float32)
     prior = shrinkage * max(float(weights.sum()) / 600_000, 1.0)
 
     def loss(biases: Array) -> Array:

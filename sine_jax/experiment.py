@@ -60,7 +60,7 @@ def run_suite(
             if not (target / workdir.EVALUATION / _TEST).exists():
                 say(f"{method.name}, seed {seed}")
             _trained(configs.replace(config, {"train.seed": seed}), data, target)
-    return rows + [gathered(method.name, folder, seeds) for method in methods]
+    return rows + [gathered(method.name, folder) for method in methods]
 
 
 def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, say: Say) -> Config:
@@ -109,11 +109,10 @@ def counting_rows(data: str, folder: Path, config: Config) -> list[Row]:
     return [Row(name, {metric: [means[metric]["mean"]] for metric in METRICS}) for name, means in found.items()]
 
 
-def gathered(name: str, folder: Path, seeds: Sequence[int]) -> Row:
-    """A method's row, from what its runs wrote."""
+def gathered(name: str, folder: Path) -> Row:
+    """A method's row, from what its runs wrote: every seed that was ever run here."""
     values: dict[str, list[float]] = {metric: [] for metric in METRICS}
-    for seed in seeds:
-        file = folder / "runs" / slug(name) / f"seed-{seed}" / workdir.EVALUATION / _TEST
+    for file in sorted((folder / "runs" / slug(name)).glob(f"seed-*/{workdir.EVALUATION}/{_TEST}")):
         (means,) = json.loads(file.read_text())["scorers"].values()
         for metric in METRICS:
             values[metric].append(means[metric]["mean"])

@@ -12,8 +12,20 @@ LAUNCH = PACKAGE.parent / "launch"
 ROWS = [
     ["types", "config"],
     ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "progress", "scoring", "plots"],
-    ["labels", "splits", "counting", "negatives", "windows", "optimizer", "rawfiles", "synthetic"],
-    ["attention", "official", "candidates", "collation", "ingest", "pipeline"],
+    [
+        "comparison",
+        "labels",
+        "splits",
+        "counting",
+        "negatives",
+        "windows",
+        "optimizer",
+        "rawfiles",
+        "synthetic",
+        "signals",
+    ],
+    ["attention", "official", "candidates", "collation", "ingest", "pipeline", "analysis", "factorisation"],
+    ["analysis_report"],
     ["interests", "sources", "network"],
     [
         "networks.sine",
@@ -34,8 +46,8 @@ ROWS = [
     ["objectives", "scorers", "datasets"],
     ["catalogue"],
     ["training", "evaluation", "preparation"],
-    ["report", "checkpoints", "workdir", "suites"],
-    ["run"],
+    ["checkpoints", "workdir", "suites"],
+    ["report", "run"],
     ["experiment"],
 ]
 
@@ -44,6 +56,7 @@ OWNERS = {
     "absl": [],
     "orbax": ["checkpoints"],
     "tensorflow_datasets": ["datasets"],
+    "scipy": ["comparison", "counting", "signals"],
     "tensorboardX": ["workdir"],
     "tensorflow": [],
     "torch": [],

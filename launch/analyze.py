@@ -1,0 +1,63 @@
+r"""Analyses a prepared log: what passive feedback is worth, as an HTML report with plots and a JSON of every figure.
+
+For example:
+
+  python -m launch.analyze --data=data/mine --out=report/
+  python -m launch.analyze --data=data/mine --out=report/ --session_gap=10 --split_by=by_time \
+    --train_until=1650000000000 --valid_until=1650500000000
+
+Writes report/report.html (self-contained: no scripts, no network) and report/analysis.json. What the log has no column
+for is left out, and the report says so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from launch.errors import launch_app
+from sine_jax import analysis, analysis_report, datasets, splits
+from sine_jax import config as configs
+
+DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
+SESSION_GAP = flags.DEFINE_float(
+    "session_gap", 30.0, "Minutes without an exposure after which a session ends.", lower_bound=0.0
+)
+SPLIT_BY = flags.DEFINE_enum(
+    "split_by", "last_positive", ["last_positive", "by_time"], "The split to look for leaks in."
+)
+TRAIN_UNTIL = flags.DEFINE_integer("train_until", 0, "by_time: first instant of validation, ms since 1970.")
+VALID_UNTIL = flags.DEFINE_integer("valid_until", 0, "by_time: first instant of the test, ms since 1970.")
+
+
+def main() -> None:
+    """Analyses what the flags say."""
+    chosen = {"split": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
+    config = configs.replace(configs.Config(), {f"data.{name}": value for name, value in chosen.items()})
+    dataset = datasets.load(DATA.value)
+    figures = analysis.analyse(
+        dataset.log,
+        splits.split(dataset.log, config.data).test,
+        num_items=dataset.info.num_items,
+        session_gap=SESSION_GAP.value,
+    )
+    folder = Path(OUT.value)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"data": dataset.path, "fingerprint": dataset.info.fingerprint, "label": dataset.info.label_rule}
+    (folder / "analysis.json").write_text(json.dumps({**about, **figures}, indent=2, allow_nan=False) + "\n")
+    title = f"Passive feedback in {Path(dataset.path).name} (label: {dataset.info.label_rule})"
+    (folder / "report.html").write_text(analysis_report.page(figures, title=title))
+    print(f"{len(dataset.log.items):,} exposures, skip rate {figures['counts']['skip rate']:.1%}")
+    print(f"wrote {folder / 'report.html'} and analysis.json")
+
+
+def run() -> None:
+    """The console script."""
+    launch_app(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,280 @@
+"""What feedback tells of the feedback to come: runs, patterns, information, and similar items."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog, Split
+
+Figures = dict[str, Any]
+
+LAST = 4  # feedbacks that the next one is looked at given
+SIMILAR = 20  # items that count as similar to one
+SHUFFLES = 5  # of each user's feedback, that chance is measured by
+
+
+def runs(log: EventLog, users: np.ndarray, *, longest: int = 20) -> Figures:
+    """How many skips follow each other, beside what independent skips at each user's own rate would give."""
+    skipped = log.feedback == SKIPPED
+    edge = np.append(users[1:] != users[:-1], True)[: len(users)]
+    ends = np.flatnonzero(skipped & (edge | ~np.append(skipped[1:], False)))
+    breaks = np.flatnonzero(~skipped | np.append(True, edge[:-1])[: len(users)])
+    # A run begins after the last exposure that was not skipped, or with its user.
+    before = breaks[np.searchsorted(breaks, ends, side="right") - 1] if len(ends) else ends
+    lengths = ends - before + skipped[before]
+    number = np.bincount(np.minimum(lengths, longest), minlength=longest + 1)[1:]
+    shown = np.bincount(users, minlength=log.num_users)
+    rates = np.bincount(users, skipped, minlength=log.num_users) / np.maximum(shown, 1)
+    # A run of length k is k skips and an exposure that is none (or the end), begun after one (or the beginning).
+    sizes = np.arange(1, longest)
+    inner = np.maximum(shown[:, None] - sizes - 1, 0) * (1 - rates[:, None]) ** 2
+    borders = np.where(shown[:, None] > sizes, 2 * (1 - rates[:, None]), shown[:, None] == sizes)
+    expected = np.sum(rates[:, None] ** sizes * (inner + borders), axis=0)
+    return {
+        "lengths": list(range(1, longest + 1)),
+        "number": number.tolist(),
+        "expected if independent": expected.tolist(),
+        "mean": float(lengths.mean()) if len(lengths) else 0.0,
+    }
+
+
+def _recent(log: EventLog, users: np.ndarray, back: int) -> tuple[np.ndarray, np.ndarray]:
+    """[E, back] whether each of the exposures before was watched, nearest first; [E] whether all of them are there."""
+    places = np.arange(len(users))[:, None] - 1 - np.arange(back)
+    there = (places >= 0) & (users[np.maximum(places, 0)] == users[:, None])
+    feedback = log.feedback[np.maximum(places, 0)]
+    whole = there.all(axis=1) & (feedback != DISLIKED).all(axis=1) & (log.feedback != DISLIKED)
+    return feedback == WATCHED, whole
+
+
+def order(log: EventLog, users: np.ndarray, *, seed: int) -> tuple[list[Figures], list[Figures]]:
+    """What the last feedbacks tell of the next, beside what they tell when each user's feedback is shuffled.
+
+    A shuffle keeps who watches how much and loses the order: what is above it is what the order tells.
+
+    Returns:
+      P(watched | last feedbacks) for each pattern of up to `LAST` (oldest first, W watched, S skipped), and the mutual
+      information in bits of the last 1 to `LAST` feedbacks with the next.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = []
+    for _ in range(SHUFFLES):
+        places = np.lexsort((rng.random(len(users)), users))
+        shuffled.append(log._replace(feedback=log.feedback[places]))
+    patterns, bits = [], []
+    for back in range(1, LAST + 1):
+        joint = _joint(log, users, back)
+        by_chance = [_joint(one, users, back) for one in shuffled]
+        patterns += _patterns(joint, np.sum(by_chance, axis=0), back)
+        informed, floor = mutual_information(joint), [mutual_information(one) for one in by_chance]
+        bits.append(
+            {
+                "feedbacks": back,
+                "bits": informed,
+                "shuffled bits": float(np.mean(floor)),
+                "deviation of shuffles": float(np.std(floor)),
+                "bits of the order": informed - float(np.mean(floor)),
+            }
+        )
+    return patterns, bits
+
+
+def mutual_information(joint: np.ndarray) -> float:
+    """Bits that rows and columns of a table of counts [n, m] tell of each other."""
+    shares = joint / max(joint.sum(), 1)
+    expected = shares.sum(axis=1, keepdims=True) * shares.sum(axis=0, keepdims=True)
+    there = shares > 0
+    return float(np.sum(shares[there] * np.log2(shares[there] / expected[there])))
+
+
+def _joint(log: EventLog, users: np.ndarray, back: int) -> np.ndarray:
+    """[2**back, 2] how often each pattern of last feedbacks was followed by a skip and by a watch.
+
+    Bit b of a pattern is whether the exposure b + 1 places before was watched.
+    """
+    places = np.arange(len(users))
+    codes, whole = np.zeros(len(users), np.int64), log.feedback != DISLIKED
+    for b in range(back):
+        before = np.maximum(places - 1 - b, 0)
+        whole &= (places > b) & (users[before] == users) & (log.feedback[before] != DISLIKED)
+        codes += (log.feedback[before] == WATCHED).astype(np.int64) << b
+    outcome = (log.feedback == WATCHED).astype(np.int64)
+    return np.bincount((codes * 2 + outcome)[whole], minlength=2 << back).reshape(-1, 2)
+
+
+def _patterns(joint: np.ndarray, by_chance: np.ndarray, back: int) -> list[Figures]:
+    found = []
+    for code in np.flatnonzero(joint.sum(axis=1)):
+        number = int(joint[code].sum())
+        share = float(joint[code, 1] / number)
+        found.append(
+            {
+                "pattern": "".join("W" if code >> place & 1 else "S" for place in reversed(range(back))),
+                "exposures": number,
+                "watch rate": share,
+                "half interval": float(1.96 * np.sqrt(share * (1 - share) / number)),
+                "shuffled": float(by_chance[code, 1] / max(by_chance[code].sum(), 1)),
+            }
+        )
+    return found
+
+
+def similar_items(log: EventLog, users: np.ndarray, *, num_items: int) -> list[Figures]:
+    """How often an item is skipped by users who skipped, or watched, items similar to it before.
+
+    Two items are similar by the cosine of who watched them; each item has its `SIMILAR` most similar ones. What half of
+    the users watched says what is similar for the other half, so that no exposure defines its own similarity. A lift is
+    the skip rate over the one that the user's and the item's own rates would give.
+    """
+    watched, known = log.feedback == WATCHED, log.feedback != DISLIKED
+    seen = {kind: np.zeros(len(users), bool) for kind in (SKIPPED, WATCHED)}
+    for half in (0, 1):
+        others, mine = watched & (users % 2 != half), users % 2 == half
+        similar = _most_similar(users[others], log.items[others], log.num_users, num_items)
+        for kind, found in seen.items():
+            found |= mine & _before(log, users, similar, mine & (log.feedback == kind))
+    skipped = log.feedback == SKIPPED
+    expected = _expected_skips(log, users, skipped, known, num_items)
+    rows = []
+    for name, chosen in {
+        "similar items skipped before, none watched": seen[SKIPPED] & ~seen[WATCHED],
+        "similar items watched before, none skipped": seen[WATCHED] & ~seen[SKIPPED],
+        "both": seen[SKIPPED] & seen[WATCHED],
+        "neither": ~seen[SKIPPED] & ~seen[WATCHED],
+    }.items():
+        chosen = chosen & known
+        number = int(chosen.sum())
+        share, own = (float(values[chosen].mean()) if number else 0.0 for values in (skipped, expected))
+        rows.append(
+            {
+                "before": name,
+                "exposures": number,
+                "skip rate": share,
+                "half interval": float(1.96 * np.sqrt(share * (1 - share) / max(number, 1))),
+                "expected": own,
+                "lift": share / own if own else 1.0,
+            }
+        )
+    return rows
+
+
+def _most_similar(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> scipy.sparse.csr_matrix:
+    """[N + 1, N + 1] 1 where the column is among the most similar items of the row, chunk by chunk."""
+    matrix = scipy.sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), (num_users, num_items + 1))
+    matrix.data[:] = 1.0  # a user counts once
+    lengths = np.sqrt(np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1))
+    matrix = (matrix @ scipy.sparse.diags(1 / lengths)).tocsr()
+    rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    transposed = matrix.T.tocsr()
+    for begin in range(0, num_items + 1, 512):
+        block = (transposed[begin : begin + 512] @ matrix).toarray()
+        block[np.arange(len(block)), begin + np.arange(len(block))] = 0
+        size = min(SIMILAR, block.shape[1] - 1)
+        best = np.argpartition(-block, size, axis=1)[:, :size]
+        there = np.take_along_axis(block, best, axis=1) > 0
+        rows.append((begin + np.nonzero(there)[0]).astype(np.int64))
+        columns.append(best[there])
+    pairs = np.concatenate(rows), np.concatenate(columns)
+    return scipy.sparse.csr_matrix((np.ones(len(pairs[0]), np.int8), pairs), (num_items + 1, num_items + 1))
+
+
+def _before(log: EventLog, users: np.ndarray, similar: scipy.sparse.csr_matrix, chosen: np.ndarray) -> np.ndarray:
+    """[E] whether the user had a chosen exposure of a similar item before this one."""
+    found = np.zeros(len(users), bool)
+    # The first time that each user met each item in that way; later times add nothing.
+    keys = users[chosen].astype(np.int64) * similar.shape[0] + log.items[chosen]
+    firsts, place = np.unique(keys, return_index=True)
+    times = np.flatnonzero(chosen)[place] + 1
+    neighbours = np.diff(similar.indptr)
+    for begin in range(0, len(users), 1 << 18):
+        rows = slice(begin, begin + (1 << 18))
+        number = neighbours[log.items[rows]]
+        owner = np.repeat(np.arange(len(number)), number)
+        offset = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number)
+        candidates = similar.indices[similar.indptr[log.items[rows]][owner] + offset]
+        wanted = users[rows][owner].astype(np.int64) * similar.shape[0] + candidates
+        where = np.minimum(np.searchsorted(firsts, wanted), max(len(firsts) - 1, 0))
+        if len(firsts):
+            earlier = (firsts[where] == wanted) & (times[where] <= begin + owner)
+            found[rows] = np.bincount(owner, earlier, minlength=len(number)) > 0
+    return found
+
+
+def _expected_skips(
+    log: EventLog, users: np.ndarray, skipped: np.ndarray, known: np.ndarray, num_items: int
+) -> np.ndarray:
+    """[E] the skip probability that the user's and the item's own rates give: their log-odds added, less the mean's."""
+
+    def log_odds(groups: np.ndarray, number: int) -> np.ndarray:
+        shown = np.bincount(groups[known], minlength=number)
+        rate = (np.bincount(groups[known], skipped[known], minlength=number) + 5 * mean) / (shown + 5)
+        return np.log(rate) - np.log1p(-rate)
+
+    mean = (np.count_nonzero(skipped & known) + 1) / (np.count_nonzero(known) + 2)
+    centre = np.log(mean) - np.log1p(-mean)
+    added = log_odds(users, log.num_users)[users] + log_odds(log.items, num_items + 1)[log.items] - centre
+    probability = 1 / (1 + np.exp(-added))
+    # Adding log-odds of shrunken rates is off by a constant: the expected total is made the observed one.
+    total = probability[known].sum()
+    return np.clip(probability * skipped[known].sum() / total, 0, 1) if total else probability
+
+
+def passive_pairs(log: EventLog, users: np.ndarray, split: Split) -> Figures:
+    """How much the passive pair (a watched exposure and the skip right before it) covers."""
+    watched, skipped = log.feedback == WATCHED, log.feedback == SKIPPED
+    same = np.append(False, users[1:] == users[:-1])[: len(users)]
+    paired = watched & same & np.append(False, skipped[:-1])[: len(users)]
+    followed = np.append(paired[1:], False)[: len(users)]
+    learned = np.arange(len(users)) < np.repeat(split.train_end, np.diff(log.offsets))
+    ranked = split.target >= 0
+    at = np.arange(len(users))
+    begins, ends = (np.repeat(bound, np.diff(log.offsets)) for bound in (split.candidates_begin, split.candidates_end))
+    candidates = skipped & (at >= begins) & (at < ends)
+    target = np.repeat(split.target, np.diff(log.offsets))
+    right_before = candidates & (at == target - 1)
+    return {
+        "positives right after a skip": _share(paired, watched),
+        "skips right before a positive": _share(followed, skipped),
+        "training positives right after a skip": _share(paired & learned, watched & learned),
+        "targets right after a skip": float(paired[split.target[ranked]].mean()) if ranked.any() else 0.0,
+        "candidates right before their target": _share(right_before, candidates),
+        "candidates": int(candidates.sum()),
+    }
+
+
+def leakage(log: EventLog, split: Split) -> Figures:
+    """Whether training saw what comes after a target: by place in the user's own log, and by the clock of all users."""
+    lengths = np.diff(log.offsets)
+    learned = np.arange(len(log.items)) < np.repeat(split.train_end, lengths)
+    ranked = np.flatnonzero(split.target >= 0)
+    found: Figures = {
+        "targets": len(ranked),
+        "targets that their own training part holds": int(
+            np.count_nonzero(split.target[ranked] < split.train_end[ranked])
+        ),
+        "targets read before they are ranked": int(np.count_nonzero(split.target[ranked] < split.history_end[ranked])),
+        "target items that training never shows": _share(
+            ~np.isin(log.items[split.target[ranked]], np.unique(log.items[learned])), np.ones(len(ranked), bool)
+        ),
+    }
+    if (log.times >= 0).all() and len(ranked) and learned.any():
+        training, times = np.sort(log.times[learned]), log.times[split.target[ranked]]
+        later = len(training) - np.searchsorted(training, times, side="right")
+        first_shown = np.full(int(log.items.max()) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(first_shown, log.items, log.times)
+        learned_items = np.unique(log.items[learned])
+        released = np.sort(first_shown[learned_items])
+        unborn = len(released) - np.searchsorted(released, times, side="right")
+        found |= {
+            "targets with later training exposures of other users": float(np.mean(later > 0)),
+            "share of training exposures after the mean target": float(later.mean() / len(training)),
+            "share of training items first shown after the mean target": float(unborn.mean() / len(released)),
+        }
+    return found
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> float:
+    return int(np.count_nonzero(part & whole)) / max(int(np.count_nonzero(whole)), 1)
