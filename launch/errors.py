@@ -9,7 +9,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 
-def launch_app(main: Callable[[], None]) -> None:
+def launch_app(main: Callable[..., None], *, takes_words: bool = False) -> None:
     """Parses the flags, calls `main`, and turns a user's mistake into one line and exit code 1.
 
     Mistakes are ValueError and OSError, which the library raises where input enters, with the remedy in the message.
@@ -18,6 +18,7 @@ def launch_app(main: Callable[[], None]) -> None:
 
     Args:
       main: the launch, reading its own flags.
+      takes_words: `main` is given the words that are no flags, as a list; else there must be none.
     """
     # The libraries below tell their every step at INFO, which is where absl starts unless told otherwise.
     flags.FLAGS.set_default("verbosity", logging.WARNING)
@@ -29,10 +30,10 @@ def launch_app(main: Callable[[], None]) -> None:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(argv: list[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not takes_words:
             raise app.UsageError(f"not a flag: {argv[1]!r}; flags look like --name=value")
         try:
-            main()
+            main(*([argv[1:]] if takes_words else []))
         except (ValueError, OSError) as error:
             if logging.get_verbosity() >= logging.DEBUG:
                 raise

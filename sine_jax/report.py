@@ -15,7 +15,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sine_jax import bootstrap, metrics
+from sine_jax import bootstrap, metrics, workdir
+from sine_jax import config as configs
+from sine_jax.comparison import Measured
 from sine_jax.evaluation import Evaluation
 
 # In this order, as many as fit; `@` stands for the first cut-off. What skips get by themselves is in the gap.
@@ -98,6 +100,69 @@ def write(
         for part in parts:
             part.unlink(missing_ok=True)
     return paths
+
+
+def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Reads what `write` wrote: the summary, and the values per user.
+
+    Raises:
+      FileNotFoundError: nothing was written there for this split and protocol.
+      ValueError: a file is damaged.
+    """
+    stem = Path(folder) / f"{split}_{protocol}"
+    file, per_user = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
+    try:
+        return json.loads(file.read_text()), pl.read_parquet(per_user)
+    except (json.JSONDecodeError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{stem}: .json or .parquet is damaged ({error}); evaluate again") from error
+
+
+def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measured:
+    """Reads what a run's evaluation found.
+
+    Args:
+      argument: a run's folder, or where `launch.evaluate --out` wrote; `FOLDER:SCORER` for another than its model.
+      metric: whose values.
+      split: `valid` or `test`.
+      protocol: by name.
+
+    Raises:
+      ValueError: there is no such evaluation, scorer or metric; says what there is.
+    """
+    folder, scorer = Path(argument), ""
+    if not folder.is_dir():
+        before, _, scorer = argument.rpartition(":")
+        folder = Path(before)
+        if not before or not folder.is_dir():
+            raise ValueError(f"{argument}: no such folder; name a run's folder, or RUN:SCORER")
+    command = f"python -m launch.evaluate --workdir={folder} --split={split} --protocol={protocol}"
+    inside = folder / workdir.EVALUATION
+    try:
+        summary, frame = read(inside if inside.is_dir() else folder, split=split, protocol=protocol)
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: not evaluated on {split}, {protocol}; run {command}") from None
+    scorers = list(summary["scorers"])
+    models = scorers[:1] if "checkpoint" in summary else []  # an evaluation begins with the model, where there is one
+    scorer = scorer or next(iter(models), "")
+    if scorer not in scorers:
+        wrong = f"no scorer {scorer!r}" if scorer else "no model, only simple scorers"
+        raise ValueError(f"{folder} has {wrong}; write {folder}:SCORER with one of {', '.join(scorers)}")
+    if metric not in summary["scorers"][scorer]:
+        measures = ", ".join(summary["scorers"][scorer])
+        raise ValueError(
+            f"{folder} has no {metric!r} in {split}, {protocol}; there are {measures}. Newer ones: {command}"
+        )
+    if scorer in models and "config" not in summary:
+        raise ValueError(f"{folder}: an older version evaluated it, without its configuration; run {command}")
+    return Measured(
+        name=argument,
+        scorer=scorer,
+        config=configs.from_dict(summary["config"]) if scorer in models else None,
+        checkpoint=summary["checkpoint"] if scorer in models else None,
+        summary=summary,
+        users=frame["user"].to_list(),
+        values=frame[f"{scorer}/{metric}"].cast(float).fill_null(float("nan")).to_numpy(),
+    )
 
 
 def header(summary: Mapping[str, Any]) -> str:
