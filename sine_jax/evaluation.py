@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sine_jax import candidates, catalogue, counting, metrics, parallel, scorers, splits, windows
+from sine_jax import candidates, catalogue, counting, factorisation, metrics, parallel, scorers, splits, windows
 from sine_jax.candidates import Population
 from sine_jax.config import Config
 from sine_jax.scorers import Scorer
@@ -118,6 +118,8 @@ def evaluate(
     by_counting = measure(scorers.of_biases(), task)
     for name, biases in simple_scorers(log, task.split, num_items=num_items).items():
         values[name] = by_counting(biases)
+    factors = factorisation.factorise(log, counting.training(log, task.split), num_items=num_items)
+    values["matrix factorisation"] = measure(scorers.of_factors(), task)(factors)
     return Evaluation(split, config, task, values)
 
 
@@ -158,6 +160,7 @@ def simple_scorers(log: EventLog, split: Split, *, num_items: int) -> dict[str, 
         "item rate": counting.item_rate(log, learned, num_items=num_items),
         "item bias": counting.item_part(fitted),
         "user + item bias": fitted,
+        "item bias (within users)": counting.within_users(log, learned, num_items=num_items),
         "item rate (history)": counting.item_rate(log, read, num_items=num_items),
         "item bias (history)": counting.item_part(later),
         "user + item bias (history)": later,

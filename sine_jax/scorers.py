@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from sine_jax import model
 from sine_jax.config import Config
 from sine_jax.counting import Biases
+from sine_jax.factorisation import Factors
 from sine_jax.types import Array, Histories
 
 State = Any
@@ -47,6 +48,22 @@ def of_biases() -> Scorer:
         score_candidates=lambda params, state, candidates: state[:, None] + params.items[candidates],
         score_items=lambda params, state, items: state[:, None] + params.items[items][None, :],
     )
+
+
+def of_factors() -> Scorer:
+    """Matrix factorisation; parameters are `factorisation.Factors`."""
+
+    def encode(params: Factors, users: Array, histories: Histories) -> tuple[Array, Array]:
+        return params.users[users], params.biases.users[users]
+
+    def score_items(params: Factors, state: tuple[Array, Array], items: Array) -> Array:
+        return state[0] @ params.items[items].T + state[1][:, None] + params.biases.items[items][None, :]
+
+    def score_candidates(params: Factors, state: tuple[Array, Array], candidates: Array) -> Array:
+        products = jnp.einsum("bd,bcd->bc", state[0], params.items[candidates])
+        return products + state[1][:, None] + params.biases.items[candidates]
+
+    return Scorer(encode, score_candidates, score_items)
 
 
 def at_random() -> Scorer:

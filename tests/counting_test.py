@@ -75,3 +75,45 @@ def test_random_scores_depend_on_user_and_item_alone():
     np.testing.assert_array_equal(everything[:, 6:7], some)
     assert abs(float(everything.mean())) < 0.01 and len(np.unique(everything)) > 59_000
     assert abs(np.corrcoef(everything[:, 0], everything[:, 1])[0, 1]) < 0.25
+
+
+def test_biases_within_users_do_not_see_who_watches_much():
+    # Item 1 is watched more than 2 by each user; users who are shown 2 more often watch nearly everything.
+    def exposures(user, watched):
+        return [(user, 1, 1), (user, 2, int(watched))]
+
+    rows = [row for user in range(40) for row in exposures(user, watched=False)]
+    rows += [(100 + user, 2, 1) for user in range(200) for _ in range(5)]
+    rows += [(400 + user, 1, 0) for user in range(200) for _ in range(5)]
+    rows.sort(key=lambda row: row[0])
+    users, items, feedback = map(np.array, zip(*rows, strict=True))
+    unknown = np.full(len(rows), -1)
+    log = EventLog(
+        items.astype(np.int32),
+        feedback.astype(np.int8),
+        unknown,
+        unknown,
+        unknown,
+        np.append(np.flatnonzero(np.diff(users, prepend=-1)), len(users)),
+    )
+    everything = np.ones(len(rows), bool)
+    by_rate = counting.item_rate(log, everything, num_items=2).items
+    within = counting.within_users(log, everything, num_items=2, shrinkage=1e-3).items
+    assert by_rate[2] > by_rate[1]
+    assert within[1] > within[2]
+
+
+def test_biases_within_users_are_the_log_odds_of_the_pairs():
+    # 30 pairs say 1 over 2, 10 pairs 2 over 1.
+    feedback = [[1, 0]] * 30 + [[0, 1]] * 10
+    unknown = np.full(80, -1)
+    log = EventLog(
+        np.tile([1, 2], 40).astype(np.int32),
+        np.array(feedback, np.int8).ravel(),
+        unknown,
+        unknown,
+        unknown,
+        np.arange(0, 81, 2),
+    )
+    found = counting.within_users(log, np.ones(80, bool), num_items=2, shrinkage=1e-4).items
+    np.testing.assert_allclose(found[1] - found[2], np.log(3.0), rtol=1e-2)
