@@ -9,8 +9,9 @@ of the runs' means is told beside it.
   permutation    users' differences change sign at random: is the mean difference 0? Right to first order for the pooled
                  AUC too, whose values per user are influences on it with the AUC as their mean
   Wilcoxon       signed ranks: do users' differences lie symmetrically around 0? It weighs users by ranks, so it may see
-                 what the mean does not, and the reverse. It is left out for the pooled AUC: a user's influence depends
-                 on everybody's scores and grows with the number of candidates, so that its rank says nothing
+                 what the mean does not, and the reverse: where a few large differences stand against many small ones,
+                 as with `hr_gap`, go by the other two. It is left out for the pooled AUC: a user's influence depends on
+                 everybody's scores and grows with the number of candidates, so that its rank says nothing
 
 References:
   Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1 (1945). Phipson and Smyth, "Permutation

@@ -10,7 +10,6 @@ A table's folder holds
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -166,6 +165,5 @@ def _trained(config: Config, data: str, target: Path) -> None:
 
 
 def _write(found: Evaluation, dataset: Dataset, folder: Path, about: Mapping[str, Any]) -> None:
-    described = {"fingerprint": dataset.info.fingerprint, "config": dataclasses.asdict(found.config)}
-    summary = {**about, **described, **report.summarise(found)}
+    summary = {**about, "fingerprint": dataset.info.fingerprint, **report.summarise(found)}
     report.write(found, summary, folder, user_ids=datasets.user_ids(dataset.path))

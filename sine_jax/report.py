@@ -143,7 +143,7 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
         raise ValueError(f"{folder}: not evaluated on {split}, {protocol}; run {command}") from None
     scorers = list(summary["scorers"])
     models = scorers[:1] if "checkpoint" in summary else []  # an evaluation begins with the model, where there is one
-    scorer = scorer or next(iter(models), "")
+    named, scorer = scorer, scorer or next(iter(models), "")
     if scorer not in scorers:
         wrong = f"no scorer {scorer!r}" if scorer else "no model, only simple scorers"
         raise ValueError(f"{folder} has {wrong}; write {folder}:SCORER with one of {', '.join(scorers)}")
@@ -155,7 +155,7 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
     if scorer in models and "config" not in summary:
         raise ValueError(f"{folder}: an older version evaluated it, without its configuration; run {command}")
     return Measured(
-        name=argument,
+        name=f"{folder}:{scorer}" if named else str(folder),
         scorer=scorer,
         config=configs.from_dict(summary["config"]) if scorer in models else None,
         checkpoint=summary["checkpoint"] if scorer in models else None,
