@@ -20,6 +20,7 @@ its 95 % interval over users and two p-values, each with Holm's adjustment over 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,12 @@ def main(arguments: list[str]) -> None:
 def table(found: Mapping[str, Any]) -> Table:
     """A row per method: its mean and its seeds, then how it differs from the first."""
     tests = [name for name in ("wilcoxon", "permutation") if name in found["comparisons"][0]]
+    names = [run for method in found["methods"] for run in method["runs"]]
+    shared = os.path.commonprefix(names).rpartition("/")[0]  # a folder they all lie in
+    begin = len(shared) + 1 if shared else 0
     result = Table(
         title=f"{found['metric']}, {found['protocol']}, {found['split']} of {found['data']['split']}: "
-        f"each less {found['against']}, paired by user",
+        f"each less {found['against'][begin:]}, paired by user" + (f"\nruns in {shared}" if shared else ""),
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE,
@@ -73,21 +77,21 @@ def table(found: Mapping[str, Any]) -> Table:
     for name in columns:
         result.add_column(name, justify="right", no_wrap=True)
     first, *others = found["methods"]
-    result.add_row(*_about(first))
+    result.add_row(*_about(first, begin))
     for method, compared in zip(others, found["comparisons"], strict=True):
         difference, low, high = (_shown(compared[name], "+.4f") for name in ("difference", "low", "high"))
         p = (f"{_p(compared[name])} ({_p(compared[f'{name}_holm'])})" for name in tests)
-        result.add_row(*_about(method), f"{compared['users']:,}", f"{difference} [{low}, {high}]", *p)
+        result.add_row(*_about(method, begin), f"{compared['users']:,}", f"{difference} [{low}, {high}]", *p)
     result.caption = "\n".join(_notes(found))
     result.caption_justify = "left"
     return result
 
 
-def _about(method: Mapping[str, Any]) -> tuple[str, ...]:
-    """A method's own cells."""
+def _about(method: Mapping[str, Any], begin: int) -> tuple[str, ...]:
+    """A method's own cells; names of runs from this character on."""
     spread = f"{_shown(method['seeds_std'], '.4f')} ({_shown(method['seeds_range'], '.4f')})"
     return (
-        "\n+ ".join(method["runs"]),
+        "\n+ ".join(name[begin:] for name in method["runs"]),
         f"{method['users']:,}",
         _shown(method["mean"], ".4f"),
         str(len(method["seeds"]) or "-"),

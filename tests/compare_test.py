@@ -68,7 +68,7 @@ def compared(folder, *arguments, fails=False):
 
 def test_a_table_and_a_file_tell_the_comparison(runs, tmp_path):
     file = tmp_path / "found.json"
-    arguments = ["a-1", "b:1", "--metric=gauc", "a-2", "a-1:item bias", "counting:item rate", f"--json={file}"]
+    arguments = ["a-1", "b:1", "--metric=gauc", "a-2", "a-1/:item bias", "counting:item rate", f"--json={file}"]
     table = compared(runs, *arguments)
     found = json.loads(file.read_text())
     assert [method["runs"] for method in found["methods"]] == [
