@@ -9,7 +9,7 @@ VENV = .venv-$(VERSION)
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: train results test lint clean
+.PHONY: train results tables test lint clean
 .DELETE_ON_ERROR:
 
 train: $(READY)
@@ -27,6 +27,17 @@ results: $(READY)
 	    --model.max_len=60 --train.seed=$$seed && \
 	  $(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/$$preset-$$seed || exit 1; \
 	done; done
+
+# The tables of results/experiments.md: methods by seeds on the same LOG, all at the same options.
+COMMON = model.max_len=60,train.epochs=8,train.patience=2,train.num_widths=2,train.batch_size=256
+SEEDS ?= 1,2,3
+tables: $(READY)
+	$(BIN)/python -m launch.prepare --source=log --input=$(LOG) --out=$(WORKDIR)/kuairand --overwrite \
+	  --columns=user=user_id,item=item_id,order=step,watched=long_view --min_positives=5
+	for suite in main ablation interests; do \
+	  JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=$$suite \
+	    --data=$(WORKDIR)/kuairand --out=$(WORKDIR)/tables/$$suite --seeds=$(SEEDS) --set=$(COMMON) || exit 1; \
+	done
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -51,7 +51,7 @@ def rows(batch, index):
 
 
 def widened(batch, extra):
-    return TrainBatch(batch.users, *(jnp.pad(x, ((0, 0), (extra, 0)) + ((0, 0),) * (x.ndim - 2)) for x in batch[1:]))
+    return TrainBatch(batch.users, *(jnp.pad(x, ((0, 0), (extra, 0)) + ((0, 0),) * (x.ndim - 2)) for x in batch[1:6]))
 
 
 OPTIONS = [

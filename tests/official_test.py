@@ -65,7 +65,7 @@ def train_batch(case):
 
 
 def last_columns(batch, width):
-    return TrainBatch(batch.users, *(x[:, -width:] for x in batch[1:]))
+    return TrainBatch(batch.users, *(x[:, -width:] for x in batch[1:6]))
 
 
 def test_logits(case):
