@@ -107,8 +107,8 @@ class ObjectiveConfig:
     gbce_t: float = _option(0.75, "Calibration of gBCE: 0 is plain cross-entropy, 1 undoes all overconfidence.")
     negatives: str = _option(
         "uniform",
-        "Sampled negatives: uniform over the catalogue, by how often items are watched, other targets of the "
-        "batch, or the user's own skips.",
+        "Sampled negatives: uniform over the catalogue, by how often items are watched, targets of other positions "
+        "of the same width's batch on the same device, or the skips that the positive is paired with.",
         ("uniform", "popularity", "in_batch", "skips"),
     )
     num_negatives: int = _option(1, "M, sampled negatives of a position.")

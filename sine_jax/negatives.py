@@ -21,19 +21,22 @@ class Seen(NamedTuple):
     offsets: Any  # [U + 1] gaps of user u are offsets[u]:offsets[u + 1]
 
 
-def seen_until(log: EventLog, ends: np.ndarray, num_items: int) -> Seen:
-    """Collects what each user was shown before a bound, whatever the feedback.
+def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.ndarray | None = None) -> Seen:
+    """Collects what each user was shown before a bound, whatever the feedback unless it is told which.
 
     Args:
       log: the exposures.
       ends: [U] absolute position before which exposures count, such as `split.train_end`.
       num_items: N.
+      where: [E] which exposures count; all by default.
 
     Raises:
       ValueError: a user has seen the whole catalogue, so that no negative is left.
     """
     users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
     counts = np.arange(len(users)) < ends[users]
+    if where is not None:
+        counts &= where
     pairs = np.sort(users[counts] * np.int64(num_items + 1) + log.items[counts])
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]  # many times faster than numpy's unique, which hashes
     owners, items = np.divmod(pairs, num_items + 1)
@@ -74,6 +77,33 @@ def draw_popular(popularity: Popularity, bits: Any) -> Any:
     total = popularity.cumulative[-1]
     ranks = (bits % total.astype(xp.uint32)).astype(xp.int32)
     return xp.searchsorted(popularity.cumulative, ranks, side="right").astype(xp.int32)
+
+
+def draw_in_batch(positives: Any, bits: Any, *, devices: int = 1) -> Any:
+    """Turns random words into targets of other positions of the batch; PAD where the position drawn has none.
+
+    Args:
+      positives: [B, T] targets; PAD where none.
+      bits: [B, T, M] uint32 words.
+      devices: how many devices the rows are meant for, in equal parts: a draw stays within its own part, so that a
+        batch that is made before it is split over devices has the negatives of one that is made on each of them.
+
+    Returns:
+      [B, T, M] items.
+    """
+    xp = bits.__array_namespace__()
+    pools = positives.reshape(devices, -1)
+    places = (bits % pools.shape[1]).astype(xp.int32).reshape(devices, -1)
+    return xp.take_along_axis(pools, places, axis=1).reshape(bits.shape)
+
+
+def draw_skips(skips: Any, bits: Any) -> Any:
+    """Turns random words [B, T, M] uint32 into one of each position's skips [B, T, S]; PAD where all of them are."""
+    xp = bits.__array_namespace__()
+    passed = xp.cumsum(skips != PAD, axis=-1)  # skips up to and with each
+    ranks = bits % xp.maximum(passed[..., -1:], 1).astype(xp.uint32)
+    places = xp.sum(passed[..., None, :] <= ranks[..., None], axis=-1)  # S where there is no skip at all
+    return xp.take_along_axis(skips, xp.minimum(places, skips.shape[-1] - 1), axis=-1)
 
 
 def log_chance(popularity: Popularity, items: Any) -> Any:

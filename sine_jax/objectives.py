@@ -146,12 +146,14 @@ def _over_catalogue(
     """
     size = min(CHUNK, num_items)
     rows = jnp.arange(len(batch.users))[:, None]
+    # The first item of a window is no position's target.
+    own = jnp.concatenate([batch.positives, jnp.where(batch.watched, batch.items, PAD)], axis=1)
 
     @jax.checkpoint
     def add(total: Array, chunk: Array) -> tuple[Array, None]:
         items = 1 + chunk * size + jnp.arange(size)
         scores = model.score_items(params, state, jnp.minimum(items, num_items), config)  # [B, T, C]
-        place = batch.positives - 1 - chunk * size
+        place = own - 1 - chunk * size
         outside = jnp.where(place < 0, size, place)  # a negative index would count from the end
         allowed = jnp.broadcast_to((items <= num_items)[None], (len(batch.users), size))
         allowed = allowed.at[rows, outside].set(False, mode="drop")

@@ -17,7 +17,7 @@ import numpy as np
 
 from sine_jax import negatives, windows
 from sine_jax.config import Config
-from sine_jax.types import PAD, EventLog, Split, TrainBatch
+from sine_jax.types import PAD, WATCHED, EventLog, Split, TrainBatch
 
 Item = TypeVar("Item")
 
@@ -28,7 +28,7 @@ class Columns(NamedTuple):
     """All that batches are gathered from."""
 
     reading: windows.Reading
-    seen: negatives.Seen
+    seen: negatives.Seen  # what negatives are kept off: all a user saw, or, where they are skips, watched
     popularity: negatives.Popularity
 
 
@@ -57,7 +57,8 @@ def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> C
     reading = windows.of_config(log, split, config)
     seen = negatives.none_seen(log.num_users)
     if config.objective.exclude_seen:
-        seen = negatives.seen_until(log, split.train_end, num_items)
+        own = log.feedback == WATCHED if config.objective.negatives == "skips" else None
+        seen = negatives.seen_until(log, split.train_end, num_items, where=own)
     return Columns(reading, seen, negatives.popularity(log, split.train_end, num_items))
 
 
@@ -148,7 +149,9 @@ def negatives_epoch(epoch: int, config: Config) -> int:
     return epoch if config.objective.resample_negatives else 0
 
 
-def assemble(source: Columns, users: Any, bits: Any, *, width: int, config: Config, num_items: int) -> TrainBatch:
+def assemble(
+    source: Columns, users: Any, bits: Any, *, width: int, config: Config, num_items: int, devices: int = 1
+) -> TrainBatch:
     """Gathers a batch; numpy arrays give numpy arrays, jax arrays (inside jit too) jax arrays.
 
     Uniform negatives are drawn from what a user has not seen. Others may be among it: they are then left out, PAD, as
@@ -161,6 +164,7 @@ def assemble(source: Columns, users: Any, bits: Any, *, width: int, config: Conf
       width: T of this batch.
       config: the choices.
       num_items: N.
+      devices: how many devices the rows are meant for, of `negatives.draw_in_batch`.
     """
     xp = users.__array_namespace__()
     reading, objective = source.reading, config.objective
@@ -171,20 +175,23 @@ def assemble(source: Columns, users: Any, bits: Any, *, width: int, config: Conf
     if objective.negatives == "uniform":
         drawn = negatives.draw(source.seen, known, bits, num_items)
     elif objective.negatives == "skips":
-        drawn = xp.take_along_axis(skips, (bits % skips.shape[-1]).astype(xp.int32), axis=-1)
+        watched_too = negatives.is_seen(source.seen, known, skips, num_items)
+        drawn = negatives.draw_skips(xp.where(watched_too, PAD, skips), bits)
     else:
         if objective.negatives == "popularity":
             drawn = negatives.draw_popular(source.popularity, bits)
         else:
-            drawn = positives.reshape(-1)[(bits % (positives.shape[0] * positives.shape[1])).astype(xp.int32)]
+            drawn = negatives.draw_in_batch(positives, bits, devices=devices)
         own = (drawn == positives[..., None]) | negatives.is_seen(source.seen, known, drawn, num_items)
         drawn = xp.where(own, PAD, drawn)
     drawn = xp.where(positives[..., None] != PAD, drawn, PAD)
     chances = None
     if objective.sampled_form == "softmax":
-        uniform = objective.negatives == "uniform"
         # What a user has seen is a small part of the catalogue: the chance of the rest is taken as one over all of it.
-        chances = -math.log(num_items) + 0.0 * drawn if uniform else negatives.log_chance(source.popularity, drawn)
+        if objective.negatives == "uniform":
+            chances = xp.full(drawn.shape, -math.log(num_items), xp.float32)
+        else:
+            chances = negatives.log_chance(source.popularity, drawn)
     return TrainBatch(users, items, watched, positives, drawn, skips, chances)
 
 

@@ -164,7 +164,8 @@ def streamed_epoch(
     def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
         for users in zip(*_epoch_batches(strata, config, epoch), strict=True):
             rows = parallel.process_rows(users)
-            batches = host_batches(source, strata, rows, config, epoch=epoch, num_items=num_items)
+            devices = parallel.local_device_count()
+            batches = host_batches(source, strata, rows, config, epoch=epoch, num_items=num_items, devices=devices)
             yield 1, np.uint32(config.train.seed), parallel.shard(batches)
 
     def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
@@ -181,15 +182,22 @@ def host_batches(
     *,
     epoch: int,
     num_items: int,
+    devices: int = 1,
 ) -> tuple[TrainBatch, ...]:
-    """The batches of one step as numpy arrays, one per stratum, for its users [rows] of `pipeline.schedule`."""
+    """The batches of one step as numpy arrays, one per stratum, for its users [rows] of `pipeline.schedule`.
+
+    They are made to be split over `devices`: each then has the batches that it would gather itself.
+    """
     drawn = pipeline.negatives_epoch(epoch, config)
     batches = []
     for rows, stratum in zip(users, strata.strata, strict=True):
         shape = (stratum.width, config.objective.num_negatives)
         bits = parallel.on_host(_random_bits)(np.uint32(config.train.seed), drawn, rows, shape)
         bits = np.asarray(bits)
-        batches.append(pipeline.assemble(source, rows, bits, width=stratum.width, config=config, num_items=num_items))
+        assembled = pipeline.assemble(
+            source, rows, bits, width=stratum.width, config=config, num_items=num_items, devices=devices
+        )
+        batches.append(assembled)
     return tuple(batches)
 
 

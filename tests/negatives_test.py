@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sine_jax import negatives
-from sine_jax.types import EventLog
+from sine_jax.types import PAD, EventLog
 
 
 def log_of(items_of_users):
@@ -96,3 +96,28 @@ def test_what_was_seen_is_found_and_nothing_else(xp):
     found = negatives.is_seen(seen, xp.arange(4), items, 9)
     expected = [[i in own for i in range(1, 10)] for own in ({4}, {1, 3, 7}, set(), {9})]
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_a_batch_made_for_several_devices_has_the_in_batch_negatives_of_each(xp):
+    rng = np.random.default_rng(0)
+    positives = xp.asarray(rng.integers(0, 30, (4, 5)).astype(np.int32))
+    bits = xp.asarray(rng.integers(0, 2**32, (4, 5, 3), dtype=np.uint32))
+    whole = negatives.draw_in_batch(positives, bits, devices=2)
+    parts = [negatives.draw_in_batch(positives[i : i + 2], bits[i : i + 2]) for i in (0, 2)]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    np.testing.assert_array_equal(parts[0], np.asarray(positives[:2]).ravel()[np.asarray(bits[:2]) % 10])
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_each_skip_that_there_is_is_drawn_by_its_rank_and_none_where_there_is_none(xp):
+    skips = xp.asarray(np.array([[[PAD, 7, PAD, 9], [PAD, PAD, PAD, PAD], [3, 4, 5, 6]]], np.int32))
+    bits = xp.asarray(np.tile(np.arange(4, dtype=np.uint32), (1, 3, 1)))
+    expected = [[[7, 9, 7, 9], [PAD] * 4, [3, 4, 5, 6]]]
+    assert np.asarray(negatives.draw_skips(skips, bits)).tolist() == expected
+
+
+def test_only_exposures_that_count_are_collected():
+    log = log_of([[1, 2, 3]])
+    seen = negatives.seen_until(log, log.offsets[1:], 3, where=np.array([True, False, True]))
+    assert negatives.is_seen(seen, np.array([0]), np.array([[1, 2, 3]]), 3).tolist() == [[True, False, True]]

@@ -163,7 +163,8 @@ def test_the_full_softmax_is_over_the_catalogue_less_what_else_was_watched(chunk
     expected = []
     for b, t in zip(*np.nonzero(batch.positives), strict=True):
         target = int(batch.positives[b, t])
-        rivals = [i for i in range(1, N + 1) if i not in set(batch.positives[b].tolist())]
+        own = set(batch.positives[b].tolist()) | set(batch.items[b].tolist())
+        rivals = [i for i in range(1, N + 1) if i not in own]
         everything = scores[b, t, [target - 1] + [i - 1 for i in rivals]]
         expected.append(np.log(np.exp(everything).sum()) - everything[0])
     np.testing.assert_allclose(found, np.mean(expected), rtol=1e-5)

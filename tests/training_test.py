@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pipeline_test import NUM_ITEMS, configured, prepared
 
-from sine_jax import optimizer, parallel, pipeline, training
+from sine_jax import negatives, optimizer, parallel, pipeline, training
 
 SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "train__num_widths": 2}
 
@@ -36,6 +36,25 @@ def test_resident_and_streamed_learn_the_same(resident):
     other, streamed, _ = epochs(configured(**SMALL), training.streamed_epoch, 2)
     np.testing.assert_allclose(losses, streamed, rtol=1e-5)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), state.params, other.params)
+
+
+@pytest.mark.parametrize("form", ["bpr", "softmax"])
+@pytest.mark.parametrize("kind", ["uniform", "popularity", "in_batch", "skips"])
+def test_the_host_makes_the_batches_that_each_device_would_gather(kind, form):
+    if (kind, form) == ("skips", "softmax"):
+        pytest.skip("refused: the chances are not known")
+    config = configured(objective__negatives=kind, objective__sampled_form=form)
+    source, strata = prepared(config)
+    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=4)]
+    host = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS, devices=4)
+    for batch, rows, stratum in zip(host, users, strata.strata, strict=True):
+        for mine, part in zip(rows.reshape(4, -1), zip(*(np.split(x, 4) for x in batch if x is not None)), strict=True):
+            bits = negatives.random_bits(config.train.seed, 0, mine, (stratum.width, config.objective.num_negatives))
+            size = {"width": stratum.width, "config": config, "num_items": NUM_ITEMS}
+            alone = pipeline.assemble(source, mine, np.asarray(bits), **size)
+            for expected, found in zip([x for x in alone if x is not None], part, strict=True):
+                np.testing.assert_array_equal(found, expected)
+                assert found.dtype.itemsize <= 4
 
 
 def test_an_epoch_whose_last_dispatch_is_shorter_does_every_step_once(resident):
