@@ -48,7 +48,8 @@ def test_the_host_makes_the_batches_that_each_device_would_gather(kind, form):
     users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=4)]
     host = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS, devices=4)
     for batch, rows, stratum in zip(host, users, strata.strata, strict=True):
-        for mine, part in zip(rows.reshape(4, -1), zip(*(np.split(x, 4) for x in batch if x is not None)), strict=True):
+        parts = zip(*(np.split(x, 4) for x in batch if x is not None), strict=True)
+        for mine, part in zip(rows.reshape(4, -1), parts, strict=True):
             bits = negatives.random_bits(config.train.seed, 0, mine, (stratum.width, config.objective.num_negatives))
             size = {"width": stratum.width, "config": config, "num_items": NUM_ITEMS}
             alone = pipeline.assemble(source, mine, np.asarray(bits), **size)
