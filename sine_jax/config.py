@@ -261,6 +261,12 @@ def parse_weight(spec: float | str) -> tuple[str, float, float, int]:
     raise ValueError(f"weight {spec!r}: give a number from 0, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS")
 
 
+def is_used(spec: float | str) -> bool:
+    """Whether a weight is ever other than 0."""
+    _, start, end, _ = parse_weight(spec)
+    return max(start, end) > 0
+
+
 def validate(config: Config) -> None:
     """Refuses what cannot work.
 

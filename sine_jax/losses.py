@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -63,7 +64,8 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
 def sampled_softmax_loss(watched: Array, sampled: Array, log_chances: Array, *, where: Array) -> Mean:
     """Cross-entropy of the watched item in the whole catalogue, whose partition function is estimated by a sample.
 
-    Each of the M sampled items stands for `1 / (M q)` items, q being the chance with which it was drawn.
+    Each of the M sampled items stands for `1 / (M q)` items, q being the chance with which it was drawn. Items that
+    were drawn and then left out, such as the user's own, stand for themselves: they are among the M.
 
     Args:
       watched: [..., 1] scores.
@@ -78,14 +80,13 @@ def sampled_softmax_loss(watched: Array, sampled: Array, log_chances: Array, *, 
       Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
       Model", IEEE Transactions on Neural Networks 19(4), 2008.
     """
-    number = jnp.maximum(jnp.sum(where, axis=-1, keepdims=True), 1)
-    logits = jnp.where(where, sampled - log_chances - jnp.log(number), -jnp.inf)
+    logits = jnp.where(where, sampled - log_chances - math.log(sampled.shape[-1]), -jnp.inf)
     everything = jnp.concatenate([watched, logits], axis=-1)
     return masked(jax.nn.logsumexp(everything, axis=-1) - watched[..., 0], where=where.any(axis=-1))
 
 
 def gbce_loss(watched: Array, sampled: Array, *, beta: float, where: Array) -> Mean:
-    """Generalised binary cross-entropy: `-beta log sigmoid(watched) - sum log sigmoid(-sampled)`.
+    """Generalised binary cross-entropy: `-(beta log sigmoid(watched) + sum log sigmoid(-sampled)) / (M + 1)`.
 
     Args:
       watched: [..., 1] scores.
@@ -101,12 +102,13 @@ def gbce_loss(watched: Array, sampled: Array, *, beta: float, where: Array) -> M
       Sampling", RecSys 2023, arXiv 2308.07192.
     """
     others = jnp.sum(jnp.where(where, jax.nn.log_sigmoid(-sampled), 0.0), axis=-1)
-    return masked(-beta * jax.nn.log_sigmoid(watched[..., 0]) - others, where=where.any(axis=-1))
+    both = beta * jax.nn.log_sigmoid(watched[..., 0]) + others
+    return masked(-both / (1 + jnp.sum(where, axis=-1)), where=where.any(axis=-1))
 
 
 def gbce_beta(*, num_negatives: int, num_items: int, t: float) -> float:
     """The power that this share of negatives, `M / (N - 1)`, asks for: 1 at t = 0, the share itself at t = 1."""
-    share = num_negatives / (num_items - 1)
+    share = min(num_negatives / max(num_items - 1, 1), 1.0)
     return share * (t * (1 - 1 / share) + 1 / share)
 
 

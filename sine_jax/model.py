@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax import network
-from sine_jax.config import Config
+from sine_jax.config import Config, is_used
 from sine_jax.interests import relation_to_interests
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
@@ -35,7 +35,8 @@ def init(key: Array, config: Config, num_items: int) -> Params:
       A tree of float32 arrays; with learned loss weights, also `log_variances`, one per term.
 
     Raises:
-      ValueError: there is no such network, or it wants skips that the configuration leaves out.
+      ValueError: there is no such network, or it wants skips that the configuration leaves out, or has no sub-interests
+        where the configuration speaks of them.
     """
     if network.find(config.model.name).reads_skips and not config.model.read_skips:
         raise ValueError(f"model.name={config.model.name} reads skips: set model.read_skips")
@@ -43,13 +44,21 @@ def init(key: Array, config: Config, num_items: int) -> Params:
     histories = Histories(nothing, nothing != PAD)
     found = _network(config, num_items).init(key, histories, num_skips=config.objective.num_skips, method="everything")
     params: dict[str, Any] = dict(found["params"])
+    if "interests" not in params:
+        for option, chosen in (
+            ("model.active=filter", config.model.active == "filter"),
+            ("objective.passive_form=best_interest", config.objective.passive_form == "best_interest"),
+        ):
+            if chosen:
+                raise ValueError(f"{option} is of sub-interests, which model.name={config.model.name} has none of")
     if config.model.item_bias:
         params["item_bias"] = jnp.zeros(num_items + 1)
     if config.model.user_bias:
         params["user_bias"] = jnp.array([1.0, 0.0])
     if config.objective.weighting == "learned":
-        learned = ["sampled", "passive"] + ["active"] * (config.model.active == "learned")
-        params["log_variances"] = {term: jnp.zeros(()) for term in learned}
+        learned = ["sampled", "passive"] + ["active"] * ("interests" in params and config.model.active == "learned")
+        used = [term for term in learned if is_used(getattr(config.objective, term))]
+        params["log_variances"] = {term: jnp.zeros(()) for term in used}
     return params
 
 

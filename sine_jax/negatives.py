@@ -64,11 +64,20 @@ class Popularity(NamedTuple):
 
 
 def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
-    """Counts the watched exposures before each user's bound; every item counts once more, so that any can be drawn."""
+    """Counts the watched exposures before each user's bound; every item counts once more, so that any can be drawn.
+
+    Raises:
+      ValueError: there are so many that a random word of 32 bits cannot choose among them evenly.
+    """
     before = np.arange(len(log.items)) < np.repeat(ends, np.diff(log.offsets))
     counts = np.bincount(log.items[before & (log.feedback == WATCHED)], minlength=num_items + 1) + 1
     counts[PAD] = 0
+    if counts.sum() >= _MOST_COUNTED:
+        raise ValueError(f"{counts.sum()} watched exposures: objective.negatives=popularity counts to {_MOST_COUNTED}")
     return Popularity(np.cumsum(counts).astype(np.int32))
+
+
+_MOST_COUNTED = 2**28  # the remainder of a word then favours no exposure by more than a sixteenth
 
 
 def draw_popular(popularity: Popularity, bits: Any) -> Any:
@@ -80,7 +89,7 @@ def draw_popular(popularity: Popularity, bits: Any) -> Any:
 
 
 def draw_in_batch(positives: Any, bits: Any, *, devices: int = 1) -> Any:
-    """Turns random words into targets of other positions of the batch; PAD where the position drawn has none.
+    """Turns random words into targets of the batch, each position that has one as likely as any other.
 
     Args:
       positives: [B, T] targets; PAD where none.
@@ -89,12 +98,14 @@ def draw_in_batch(positives: Any, bits: Any, *, devices: int = 1) -> Any:
         batch that is made before it is split over devices has the negatives of one that is made on each of them.
 
     Returns:
-      [B, T, M] items.
+      [B, T, M] items; PAD where no position has a target.
     """
     xp = bits.__array_namespace__()
     pools = positives.reshape(devices, -1)
-    places = (bits % pools.shape[1]).astype(xp.int32).reshape(devices, -1)
-    return xp.take_along_axis(pools, places, axis=1).reshape(bits.shape)
+    order = xp.argsort(pools == PAD, axis=1, stable=True)  # those with a target first
+    number = xp.maximum(xp.sum(pools != PAD, axis=1, keepdims=True), 1).astype(xp.uint32)
+    ranks = (bits.reshape(devices, -1) % number).astype(xp.int32)
+    return xp.take_along_axis(pools, xp.take_along_axis(order, ranks, axis=1), axis=1).reshape(bits.shape)
 
 
 def draw_skips(skips: Any, bits: Any) -> Any:
@@ -111,6 +122,13 @@ def log_chance(popularity: Popularity, items: Any) -> Any:
     xp = items.__array_namespace__()
     counts = popularity.cumulative[items] - popularity.cumulative[xp.maximum(items - 1, 0)]
     return xp.log(xp.maximum(counts, 1).astype(xp.float32) / popularity.cumulative[-1].astype(xp.float32))
+
+
+def log_chance_unseen(seen: Seen, users: Any, num_items: int) -> Any:
+    """The log-probability with which `draw` draws any item for users [B]: [B], float32."""
+    xp = seen.gaps.__array_namespace__()
+    unseen = num_items - (seen.offsets[users + 1] - seen.offsets[users])
+    return -xp.log(unseen.astype(xp.float32))
 
 
 def is_seen(seen: Seen, users: Any, items: Any, num_items: int) -> Any:

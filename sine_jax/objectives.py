@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from sine_jax import losses, model
-from sine_jax.config import Config, parse_weight
+from sine_jax.config import Config, is_used, parse_weight
 from sine_jax.losses import Mean
 from sine_jax.types import PAD, Array, Params, TrainBatch
 
@@ -69,12 +69,6 @@ def _cosine(steps: int) -> optax.Schedule:
     return lambda step: 1.0 - decay(step)
 
 
-def _used(spec: float | str) -> bool:
-    """Whether a weight is ever other than 0."""
-    _, start, end, _ = parse_weight(spec)
-    return max(start, end) > 0
-
-
 def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Config) -> dict[str, Mean]:
     """The terms over pairs of items, as undivided means."""
     objective = config.objective
@@ -87,9 +81,9 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
     pairs = has_target & (batch.skips != PAD)
 
     terms = {}
-    if _used(objective.sampled):
+    if is_used(objective.sampled):
         terms["sampled"] = _over_sampled(params, batch, outputs.state, watched, sampled, config)
-    if _used(objective.passive):
+    if is_used(objective.passive):
         if objective.passive_form == "best_interest":
             embeddings = model.embed(params, items, config)
             relations = jnp.einsum("btkd,btcd->btkc", outputs.interests, embeddings, preferred_element_type=jnp.float32)
@@ -97,16 +91,16 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
             terms["passive"] = losses.preference_loss(margins, jnp.zeros_like(margins), where=pairs)
         else:
             terms["passive"] = losses.preference_loss(watched, skipped, where=pairs)
-    if _used(objective.pointwise):
+    if is_used(objective.pointwise):
         has_item = jnp.concatenate([has_target, pairs], axis=-1)
         logits = jnp.concatenate([watched, skipped], axis=-1)
         labels = jnp.arange(logits.shape[-1]) == 0
         terms["pointwise"] = losses.watch_probability_loss(
             logits, jnp.broadcast_to(labels[None, None], logits.shape), where=has_item
         )
-    if _used(objective.auxiliary):
+    if is_used(objective.auxiliary):
         terms |= model.auxiliary(params, outputs, batch, config)
-    if outputs.log_active is not None and _used(objective.active):
+    if outputs.log_active is not None and is_used(objective.active):
         relation = model.active_relation(params, batch)
         if objective.active_target == "soft":
             target = jax.nn.softmax(relation, axis=-1)
@@ -167,9 +161,9 @@ def _over_catalogue(
 def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
     """The terms that look at parameters alone."""
     terms = {}
-    if _used(config.objective.dcor) and "interests" in params:
+    if is_used(config.objective.dcor) and "interests" in params:
         terms["dcor"] = losses.total_distance_correlation(params["interests"])
-    if _used(config.objective.l2):
+    if is_used(config.objective.l2):
         squared = jnp.sum(jnp.square(params["item_embedding"]))
         terms["l2"] = jnp.sqrt(squared) if config.objective.l2_form == "norm" else squared
     return terms

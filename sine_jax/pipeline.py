@@ -7,12 +7,12 @@ functions build a batch from arrays on the device and from (memory-mapped) array
 
 from __future__ import annotations
 
-import math
 import queue
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from sine_jax import negatives, windows
@@ -29,7 +29,7 @@ class Columns(NamedTuple):
 
     reading: windows.Reading
     seen: negatives.Seen  # what negatives are kept off: all a user saw, or, where they are skips, watched
-    popularity: negatives.Popularity
+    popularity: negatives.Popularity | None  # where negatives are drawn by it, or corrected for it
 
 
 class Stratum(NamedTuple):
@@ -54,17 +54,21 @@ def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> C
     Raises:
       ValueError: a user has seen the whole catalogue.
     """
-    reading = windows.of_config(log, split, config)
+    reading, objective = windows.of_config(log, split, config), config.objective
     seen = negatives.none_seen(log.num_users)
-    if config.objective.exclude_seen:
-        own = log.feedback == WATCHED if config.objective.negatives == "skips" else None
+    if objective.exclude_seen:
+        own = log.feedback == WATCHED if objective.negatives == "skips" else None
         seen = negatives.seen_until(log, split.train_end, num_items, where=own)
-    return Columns(reading, seen, negatives.popularity(log, split.train_end, num_items))
+    by_popularity = objective.negatives == "popularity" or (
+        objective.negatives == "in_batch" and objective.sampled_form == "softmax"
+    )
+    counts = negatives.popularity(log, split.train_end, num_items) if by_popularity else None
+    return Columns(reading, seen, counts)
 
 
 def fits_device(source: Columns) -> bool:
     """Whether the columns are small enough for every device to hold them."""
-    return sum(array.nbytes for part in source for array in part) <= _RESIDENT_BYTES
+    return sum(array.nbytes for array in jax.tree.leaves(source)) <= _RESIDENT_BYTES
 
 
 def stratify(reading: windows.Reading, config: Config) -> Strata:
@@ -187,10 +191,10 @@ def assemble(
     drawn = xp.where(positives[..., None] != PAD, drawn, PAD)
     chances = None
     if objective.sampled_form == "softmax":
-        # What a user has seen is a small part of the catalogue: the chance of the rest is taken as one over all of it.
         if objective.negatives == "uniform":
-            chances = xp.full(drawn.shape, -math.log(num_items), xp.float32)
-        else:
+            chances = negatives.log_chance_unseen(source.seen, known, num_items)
+            chances = xp.broadcast_to(chances[:, None, None], drawn.shape)
+        else:  # of targets of the batch as if they were drawn from the whole training part
             chances = negatives.log_chance(source.popularity, drawn)
     return TrainBatch(users, items, watched, positives, drawn, skips, chances)
 

@@ -132,14 +132,37 @@ def test_the_sampled_softmax_estimates_the_partition_function_without_bias():
     np.testing.assert_allclose(np.sum(chances * np.array(estimates)), np.sum(np.exp(scores)), rtol=1e-5)
 
 
+def test_what_was_drawn_and_left_out_stands_for_itself_alone():
+    scores = jnp.array([0.3, -1.0, 2.0])
+    estimates = [
+        np.exp(
+            value(
+                losses.sampled_softmax_loss(
+                    jnp.zeros((1, 1)),
+                    scores[None, [i, j]],
+                    jnp.full((1, 2), -np.log(3.0)),
+                    where=jnp.array([[i > 0, j > 0]]),  # the first item is left out
+                )
+            )
+        )
+        - 1
+        for i in range(3)
+        for j in range(3)
+    ]
+    np.testing.assert_allclose(np.mean(estimates), np.sum(np.exp(scores[1:])), rtol=1e-5)
+
+
 def test_gbce_of_no_calibration_is_binary_cross_entropy():
     assert losses.gbce_beta(num_negatives=5, num_items=101, t=0.0) == pytest.approx(1.0)
     assert losses.gbce_beta(num_negatives=5, num_items=101, t=1.0) == pytest.approx(0.05)
     watched, sampled = jnp.array([[2.0]]), jnp.array([[1.0, -1.0]])
     found = losses.gbce_loss(watched, sampled, beta=1.0, where=jnp.ones((1, 2), bool))
     np.testing.assert_allclose(
-        value(found), np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0)) + np.log1p(np.exp(-1.0)), rtol=1e-6
+        value(found), (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0)) + np.log1p(np.exp(-1.0))) / 3, rtol=1e-6
     )
+    alone = losses.gbce_loss(watched, sampled, beta=1.0, where=jnp.array([[True, False]]))
+    np.testing.assert_allclose(value(alone), (np.log1p(np.exp(-2.0)) + np.log1p(np.exp(1.0))) / 2, rtol=1e-6)
+    assert losses.gbce_beta(num_negatives=500, num_items=101, t=1.0) == 1.0  # more than all there are count as all
 
 
 def test_watch_probability_loss_is_logistic():

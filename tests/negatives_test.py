@@ -101,12 +101,33 @@ def test_what_was_seen_is_found_and_nothing_else(xp):
 @pytest.mark.parametrize("xp", [np, jnp])
 def test_a_batch_made_for_several_devices_has_the_in_batch_negatives_of_each(xp):
     rng = np.random.default_rng(0)
-    positives = xp.asarray(rng.integers(0, 30, (4, 5)).astype(np.int32))
+    positives = xp.asarray(rng.integers(0, 30, (4, 5)).astype(np.int32) * (np.arange(5) > 0))
     bits = xp.asarray(rng.integers(0, 2**32, (4, 5, 3), dtype=np.uint32))
     whole = negatives.draw_in_batch(positives, bits, devices=2)
     parts = [negatives.draw_in_batch(positives[i : i + 2], bits[i : i + 2]) for i in (0, 2)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
-    np.testing.assert_array_equal(parts[0], np.asarray(positives[:2]).ravel()[np.asarray(bits[:2]) % 10])
+    there = np.asarray(positives[:2])[positives[:2] != PAD]
+    assert len(there) < 10  # positions without a target are never drawn
+    np.testing.assert_array_equal(parts[0], there[np.asarray(bits[:2]) % len(there)])
+
+
+def test_a_batch_without_targets_has_no_in_batch_negatives():
+    drawn = negatives.draw_in_batch(np.zeros((2, 3), np.int32), np.arange(12, dtype=np.uint32).reshape(2, 3, 2))
+    assert not drawn.any()
+
+
+@pytest.mark.parametrize("xp", [np, jnp])
+def test_the_chance_of_a_uniform_draw_is_one_over_what_the_user_has_not_seen(xp):
+    seen = jax.tree.map(xp.asarray, seen_of([[4], [7, 1, 7, 3], [], [9]], 9))
+    chances = negatives.log_chance_unseen(seen, xp.arange(4), 9)
+    np.testing.assert_allclose(chances, -np.log([8.0, 6.0, 9.0, 8.0]), rtol=1e-6)
+
+
+def test_more_exposures_than_a_word_can_choose_among_are_refused(monkeypatch):
+    monkeypatch.setattr(negatives, "_MOST_COUNTED", 6)
+    log = log_of([[1, 2, 2]])._replace(feedback=np.ones(3, np.int8))
+    with pytest.raises(ValueError, match="counts to"):
+        negatives.popularity(log, log.offsets[1:], 4)
 
 
 @pytest.mark.parametrize("xp", [np, jnp])

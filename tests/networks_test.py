@@ -174,3 +174,19 @@ def test_feedrec_asks_skips_what_watches_want():
         return last_scores(config, [first, 2, 3, 4, 5], feedback)
 
     assert np.abs(weight_of_skips(1) - weight_of_skips(6)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"model.active": "filter"}, {"objective.passive_form": "best_interest", "model.fusion": "sum"}],
+)
+def test_what_is_of_sub_interests_is_refused_for_a_network_without_them(options):
+    config = configs.replace(presets.default(), {"model.name": "sasrec", **options})
+    with pytest.raises(ValueError, match="model.name=sasrec has none of"):
+        model.init(jax.random.key(0), config, 9)
+
+
+def test_learned_weights_are_those_of_the_terms_that_there_are():
+    options = {"model.name": "sasrec", "objective.sampled": 0.0, "objective.weighting": "learned"}
+    params = model.init(jax.random.key(0), configs.replace(presets.default(), options), 9)
+    assert set(params["log_variances"]) == {"passive"}
