@@ -123,7 +123,7 @@ def _batch(
     """One batch of the population's rows, -1 for fillers."""
     known = rows >= 0
     users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
-    items, watched, _, _ = windows.window(reading, users, reading.history_ends, width=width, limit=limit)
+    read = windows.window(reading, users, reading.history_ends, width=width, limit=limit)
     columns = np.arange(num_candidates - 1)[None, :]
     begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
     there = (columns < ends - begins) & known[:, None]
@@ -132,4 +132,4 @@ def _batch(
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
     labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
     skipped: Any = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
-    return EvalBatch(users, items, watched, candidates, labels, skipped)
+    return EvalBatch(users, read.items, read.watched, candidates, labels, skipped, read.times)

@@ -49,6 +49,7 @@ class ModelConfig:
     )
     filter_strength: float = _option(0.5, "Factor on attention to keys of the active sub-interest (active=filter).")
     read_skips: bool = _option(False, "Read skipped exposures too, marked by a polarity embedding.")
+    read_times: bool = _option(False, "Read when each exposure was, too (hstu).")
     item_bias: bool = _option(False, "Add a learned number per item to the score.")
     item_bias_init: str = _option(
         "zeros",

@@ -35,13 +35,16 @@ def init(key: Array, config: Config, num_items: int) -> Params:
       A tree of float32 arrays; with learned loss weights, also `log_variances`, one per term.
 
     Raises:
-      ValueError: there is no such network, or it wants skips that the configuration leaves out, or has no sub-interests
-        where the configuration speaks of them.
+      ValueError: there is no such network, or it wants skips that the configuration leaves out, or has no use for times
+        or no sub-interests where the configuration speaks of them.
     """
-    if network.find(config.model.name).reads_skips and not config.model.read_skips:
+    kind = network.find(config.model.name)
+    if kind.reads_skips and not config.model.read_skips:
         raise ValueError(f"model.name={config.model.name} reads skips: set model.read_skips")
+    if config.model.read_times and not kind.reads_times:
+        raise ValueError(f"model.name={config.model.name} has no use for times: leave model.read_times out")
     nothing = jnp.zeros((1, config.model.max_len), jnp.int32)
-    histories = Histories(nothing, nothing != PAD)
+    histories = Histories(nothing, nothing != PAD, nothing if config.model.read_times else None)
     found = _network(config, num_items).init(key, histories, num_skips=config.objective.num_skips, method="everything")
     params: dict[str, Any] = dict(found["params"])
     if "interests" not in params:
@@ -182,6 +185,8 @@ def _of(params: Params, config: Config) -> Network:
 
 
 def _run(params: Params, histories: Histories, active: Array | None, config: Config, *, key: Array | None) -> Outputs:
+    if config.model.read_times and histories.times is None:
+        raise ValueError("model.read_times wants histories with times")
     rngs = None if key is None else {"dropout": key}
     outputs: Any = _of(params, config).apply(
         {"params": params}, histories, active, deterministic=key is None, rngs=rngs

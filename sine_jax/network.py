@@ -43,18 +43,20 @@ class Network(nn.Module):
       config: the choices.
       num_items: N.
       reads_skips: whether the network makes no sense without skips in what it reads.
+      reads_times: whether it makes use of times in what it reads.
     """
 
     config: ModelConfig
     num_items: int
     reads_skips: ClassVar[bool] = False
+    reads_times: ClassVar[bool] = False
 
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """Reads histories, in one pass.
 
         Args:
           histories: [B, T]; T may be any width up to `config.max_len`. Whether skips are among them is
-            `config.read_skips`.
+            `config.read_skips`, whether they have times `config.read_times`.
           active: [B, T] the active sub-interest of each position's target, for the released filter; else None.
           deterministic: True for no dropout.
 

@@ -172,7 +172,7 @@ def assemble(
     """
     xp = users.__array_namespace__()
     reading, objective = source.reading, config.objective
-    items, watched, positives, skips = windows.window(
+    items, watched, positives, skips, times = windows.window(
         reading, users, reading.train_ends, width=width, limit=most_read(config)
     )
     known = xp.maximum(users, 0)
@@ -183,7 +183,7 @@ def assemble(
         drawn = negatives.draw_skips(xp.where(watched_too, PAD, skips), bits)
     else:
         if objective.negatives == "popularity":
-            drawn = negatives.draw_popular(source.popularity, bits)
+            drawn = negatives.draw_popular(_counted(source), bits)
         else:
             drawn = negatives.draw_in_batch(positives, bits, devices=devices)
         own = (drawn == positives[..., None]) | negatives.is_seen(source.seen, known, drawn, num_items)
@@ -195,8 +195,14 @@ def assemble(
             chances = negatives.log_chance_unseen(source.seen, known, num_items)
             chances = xp.broadcast_to(chances[:, None, None], drawn.shape)
         else:  # of targets of the batch as if they were drawn from the whole training part
-            chances = negatives.log_chance(source.popularity, drawn)
-    return TrainBatch(users, items, watched, positives, drawn, skips, chances)
+            chances = negatives.log_chance(_counted(source), drawn)
+    return TrainBatch(users, items, watched, positives, drawn, skips, chances, times)
+
+
+def _counted(source: Columns) -> negatives.Popularity:
+    if source.popularity is None:
+        raise ValueError("columns were laid out for a configuration that draws no negatives by popularity")
+    return source.popularity
 
 
 def prefetch(items: Iterable[Item], *, size: int) -> Iterator[Item]:

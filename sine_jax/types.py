@@ -56,6 +56,7 @@ class Histories(NamedTuple):
 
     items: Array  # [B, T] int32
     watched: Array  # [B, T] bool, False where the exposure was skipped (only where skips are read)
+    times: Array | None = None  # [B, T] int32, s since any origin; None where times are not read
 
 
 class TrainBatch(NamedTuple):
@@ -71,11 +72,12 @@ class TrainBatch(NamedTuple):
     negatives: Array  # [B, T, M] int32, sampled items
     skips: Array  # [B, T, S] int32, skipped around the positive, nearest first
     log_chances: Array | None = None  # [B, T, M] log-probability that each negative was drawn; None where not asked for
+    times: Array | None = None  # [B, T] int32, s, of what is read; None where times are not read
 
     @property
     def histories(self) -> Histories:
         """The inputs alone."""
-        return Histories(self.items, self.watched)
+        return Histories(self.items, self.watched, self.times)
 
 
 class EvalBatch(NamedTuple):
@@ -87,11 +89,12 @@ class EvalBatch(NamedTuple):
     candidates: Array  # [B, C] int32, PAD where there is none
     labels: Array  # [B, C] bool, True for the target (first column)
     skipped: Array  # [B, C] bool, True for the skips that the split shows around the target (the columns after it)
+    times: Array | None = None  # [B, T] int32, s, of what is read; None where times are not read
 
     @property
     def histories(self) -> Histories:
         """The inputs alone."""
-        return Histories(self.items, self.watched)
+        return Histories(self.items, self.watched, self.times)
 
 
 class Split(NamedTuple):

@@ -10,6 +10,16 @@ from sine_jax.config import Config
 from sine_jax.types import PAD, SKIPPED, WATCHED, EventLog, Split
 
 
+class Window(NamedTuple):
+    """The last rows of each user before an end."""
+
+    items: Any  # [B, T]
+    watched: Any  # [B, T]
+    targets: Any  # [B, T]
+    skips: Any  # [B, T, S]
+    times: Any  # [B, T], or None
+
+
 class Reading(NamedTuple):
     """The exposures that may be read, user by user, each with the pairs that supervise the state after it.
 
@@ -24,9 +34,18 @@ class Reading(NamedTuple):
     offsets: Any  # [U + 1] rows of user u are offsets[u]:offsets[u + 1]
     train_ends: Any  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
     history_ends: Any  # [U] end of what may be read when the split's target is ranked (exclusive)
+    times: Any = None  # [R] int32, s since the log's first exposure, where times are read
 
 
-def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool, ahead: bool = False) -> Reading:
+def read(
+    log: EventLog,
+    split: Split,
+    *,
+    num_skips: int,
+    read_skips: bool,
+    read_times: bool = False,
+    ahead: bool = False,
+) -> Reading:
     """Lays out what a split lets the encoder read.
 
     Args:
@@ -34,11 +53,15 @@ def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool, ahead
       split: bounds per user.
       num_skips: S, how many skips a target is paired with.
       read_skips: whether skipped exposures are rows of their own.
+      read_times: whether rows have times.
       ahead: whether these are the next S skips after the row, before its target or after it; else those among the S
         exposures right before the target.
 
     Returns:
       A `Reading` of numpy arrays.
+
+    Raises:
+      ValueError: times are to be read, and exposures have none, or are more than 68 years apart.
     """
     watched = log.feedback == WATCHED
     kept = watched | (log.feedback == SKIPPED) if read_skips else watched
@@ -67,6 +90,7 @@ def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool, ahead
         skips[row, s] = np.where(skipped, log.items[np.minimum(place, len(log.items) - 1)], PAD)
 
     offsets = rows_before[log.offsets]
+    times = _seconds(log.times)[rows] if read_times else None
     train_ends = offsets[:-1].copy()
     np.maximum.at(train_ends, owners, row + 1)
     return Reading(
@@ -77,6 +101,7 @@ def read(log: EventLog, split: Split, *, num_skips: int, read_skips: bool, ahead
         offsets=offsets,
         train_ends=train_ends,
         history_ends=rows_before[split.history_end],
+        times=times,
     )
 
 
@@ -84,12 +109,26 @@ def of_config(log: EventLog, split: Split, config: Config) -> Reading:
     """`read` as a configuration says."""
     objective = config.objective
     ahead = objective.skips == "ahead"
-    return read(log, split, num_skips=objective.num_skips, read_skips=config.model.read_skips, ahead=ahead)
+    return read(
+        log,
+        split,
+        num_skips=objective.num_skips,
+        read_skips=config.model.read_skips,
+        read_times=config.model.read_times,
+        ahead=ahead,
+    )
 
 
-def window(
-    reading: Reading, users: Any, ends: Any, *, width: int, limit: int | None = None
-) -> tuple[Any, Any, Any, Any]:
+def _seconds(times: np.ndarray) -> np.ndarray:
+    """Milliseconds [E] as whole seconds since the first of them, int32."""
+    if len(times) and (times.min() < 0 or times.max() - times.min() >= 2**31 * 1000):
+        raise ValueError(
+            "model.read_times wants a time for every exposure, within 68 years: prepare the log with times"
+        )
+    return ((times - times.min(initial=np.iinfo(np.int64).max)) // 1000).astype(np.int32)
+
+
+def window(reading: Reading, users: Any, ends: Any, *, width: int, limit: int | None = None) -> Window:
     """The last rows of each user before an end, left-padded.
 
     Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
@@ -102,7 +141,7 @@ def window(
       limit: the most rows that are read, so that the first columns stay empty; `width` by default.
 
     Returns:
-      items [B, T], watched [B, T], targets [B, T] and skips [B, T, S].
+      Items, targets and skips PAD, the rest 0 where there is no row.
     """
     xp = reading.items.__array_namespace__()
     known = xp.maximum(users, 0)
@@ -110,9 +149,10 @@ def window(
     begins = xp.maximum(reading.offsets[known], ends[known] - (width if limit is None else limit))
     valid = (columns >= begins[:, None]) & (users >= 0)[:, None]
     columns = xp.where(valid, columns, 0)
-    return (
-        xp.where(valid, reading.items[columns], PAD),
-        valid & reading.watched[columns],
-        xp.where(valid, reading.targets[columns], PAD),
-        xp.where(valid[..., None], reading.skips[columns], PAD),
+    return Window(
+        items=xp.where(valid, reading.items[columns], PAD),
+        watched=valid & reading.watched[columns],
+        targets=xp.where(valid, reading.targets[columns], PAD),
+        skips=xp.where(valid[..., None], reading.skips[columns], PAD),
+        times=None if reading.times is None else xp.where(valid, reading.times[columns], 0),
     )

@@ -122,6 +122,39 @@ def test_hstu_adds_up_what_it_attends_to_by_silu_without_a_softmax():
     np.testing.assert_allclose(layer.apply({"params": params}, x, where), expected, rtol=1e-3, atol=1e-4)
 
 
+def test_hstu_adds_a_bias_by_the_binary_logarithm_of_the_seconds_in_between():
+    layer = PointwiseAttention(num_heads=1, length=2 * T, norm_eps=1e-8, dtype=jnp.dtype(jnp.float32))
+    x, where = jax.random.normal(jax.random.key(0), (1, 2, D)), jnp.tril(jnp.ones((1, 2, 2), bool))
+    params = dict(layer.init(jax.random.key(1), x, where, jnp.zeros((1, 2), jnp.int32))["params"])
+
+    def after(seconds, bucket):
+        """The change of the second token when the bias of a bucket grows."""
+        raised = {**params, "time_bias": params["time_bias"].at[bucket].add(5.0)}
+        times = jnp.array([[7, 7 + seconds]], jnp.int32)
+        one, other = (layer.apply({"params": p}, x, where, times) for p in (params, raised))
+        return float(jnp.abs(one - other)[0, 1].max())
+
+    # The second token also sees itself, 0 s away: bucket 0.
+    for seconds, bucket in ((1, 1), (2, 1), (3, 2), (6, 2), (7, 3), (2**31 - 8, 30)):
+        assert after(seconds, bucket) > 1e-3
+        assert all(after(seconds, other) == 0.0 for other in {1, 2, 3, 30, 31} - {bucket})
+
+
+def test_times_are_asked_for_where_they_are_read_and_refused_where_they_are_not():
+    config = configured("hstu", read_times=True)
+    with pytest.raises(ValueError, match="wants histories with times"):
+        last_scores(config, LIKED, SKIPPED)
+    histories = Histories(jnp.array([LIKED]), jnp.array([SKIPPED]), jnp.array([[0, 5, 9, 80, 900]]))
+    candidates = jnp.arange(1, N + 1)[None]
+    later = histories._replace(times=histories.times + 1_000_000)
+    scores, shifted = (model.score(drawn(config), h, candidates, config) for h in (histories, later))
+    np.testing.assert_array_equal(scores, shifted)  # any origin will do
+    apart = histories._replace(times=histories.times * 1000)
+    assert np.abs(scores - model.score(drawn(config), apart, candidates, config)).max() > 1e-3
+    with pytest.raises(ValueError, match="no use for times"):
+        model.init(jax.random.key(0), configured("sasrec", read_times=True), N)
+
+
 @pytest.mark.parametrize("name", ["dfn", "feedrec", "dfar", "hstu", "pnfrec"])
 def test_what_was_done_with_an_exposure_counts(name):
     config = configured(name)

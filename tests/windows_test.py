@@ -77,7 +77,8 @@ def test_windows_are_left_padded_and_end_where_told():
     reading = windows.read(log, splits.last_positive(log, after_target=True).valid, num_skips=2, read_skips=True)
     users = np.array([3, -1, 7])
     for width in (1, 4, 64):
-        items, watched, targets, skips = windows.window(reading, users, reading.history_ends, width=width)
+        items, watched, targets, skips, times = windows.window(reading, users, reading.history_ends, width=width)
+        assert times is None
         assert items.shape == watched.shape == targets.shape == skips.shape[:2] == (3, width)
         for row, user in enumerate(users):
             rows = np.arange(reading.offsets[user], reading.history_ends[user])[-width:] if user >= 0 else []
@@ -89,7 +90,9 @@ def test_windows_are_left_padded_and_end_where_told():
 
 def test_numpy_and_jax_agree():
     log = random_log()
-    reading = windows.read(log, splits.last_positive(log, after_target=True).valid, num_skips=2, read_skips=True)
+    reading = windows.read(
+        log, splits.last_positive(log, after_target=True).valid, num_skips=2, read_skips=True, read_times=True
+    )
     reading = jax.tree.map(lambda a: a.astype(np.int32) if a.dtype == np.int64 else a, reading)
     users = np.array([0, -1, 5, 39], np.int32)
     on_host = windows.window(reading, users, reading.train_ends, width=9)
@@ -98,3 +101,27 @@ def test_numpy_and_jax_agree():
     )
     for host, device in zip(on_host, on_device, strict=True):
         np.testing.assert_array_equal(host, device)
+
+
+def test_times_are_seconds_since_the_first_exposure_of_the_log():
+    log = random_log()
+    log = log._replace(times=1_650_000_000_123 + 1500 * log.times)
+    split = splits.last_positive(log, after_target=True).valid
+    reading = windows.read(log, split, num_skips=1, read_skips=True, read_times=True)
+    expected = (1500 * np.arange(len(log.items)) // 1000)[log.feedback != DISLIKED]
+    np.testing.assert_array_equal(reading.times, expected)
+    assert reading.times.dtype == np.int32
+    user = int(np.argmax(reading.history_ends - reading.offsets[:-1]))
+    end = reading.history_ends[user]
+    found = windows.window(reading, np.array([user]), reading.history_ends, width=4)
+    np.testing.assert_array_equal(found.times[0], reading.times[end - 4 : end])
+
+
+@pytest.mark.parametrize("times", [lambda t: t * 0 - 1, lambda t: t * 10**11])
+def test_times_that_are_unknown_or_too_far_apart_are_refused(times):
+    log = random_log()
+    log = log._replace(times=times(log.times))
+    with pytest.raises(ValueError, match="wants a time for every exposure"):
+        windows.read(
+            log, splits.last_positive(log, after_target=True).valid, num_skips=1, read_skips=True, read_times=True
+        )

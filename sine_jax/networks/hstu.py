@@ -6,6 +6,7 @@ import math
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sine_jax.attention import layer_norm, xavier_normal
@@ -18,9 +19,9 @@ from sine_jax.types import PAD, Array, Histories
 class HSTU(Network):
     """Each exposure is two tokens, the item and what was done with it; the state is that of the second.
 
-    Attention weights are SiLU of the products and a bias by distance, divided by the greatest length, not normalised:
-    how much was watched, not only which share, reaches the state. The paper's bias by elapsed time is left out, since
-    histories carry no times.
+    Attention weights are SiLU of the products and of biases by distance and, with `model.read_times`, by the time in
+    between, divided by the greatest length, not normalised: how much was watched, not only which share, reaches the
+    state.
 
     References:
       Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative
@@ -28,6 +29,7 @@ class HSTU(Network):
     """
 
     reads_skips: ClassVar[bool] = True
+    reads_times: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
@@ -40,14 +42,15 @@ class HSTU(Network):
         there = jnp.repeat(valid, 2, axis=1)  # [B, 2T]
         x = Dropout(config.dropout)(x, deterministic=deterministic) * there[..., None]
         where = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool)) & there[:, None, :]
+        times = None if histories.times is None else jnp.repeat(histories.times, 2, axis=1)
         for i in range(config.num_blocks):
             layer = PointwiseAttention(config.num_heads, 2 * config.max_len, config.norm_eps, dtype, name=f"layer_{i}")
-            x = (x + Dropout(config.dropout)(layer(x, where), deterministic=deterministic)) * there[..., None]
+            x = (x + Dropout(config.dropout)(layer(x, where, times), deterministic=deterministic)) * there[..., None]
         return Outputs(of_vector(layer_norm(config.norm_eps, dtype, "final_norm")(x[:, 1::2])))
 
 
 class PointwiseAttention(nn.Module):
-    """`W (LN(A V) * U)` with `A = SiLU(Q K / sqrt(D) + bias by distance) / length`.
+    """`W (LN(A V) * U)` with `A = SiLU(Q K / sqrt(D) + bias by distance + bias by time in between) / length`.
 
     Attributes:
       num_heads: heads; divides D.
@@ -62,8 +65,8 @@ class PointwiseAttention(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, where: Array) -> Array:
-        """Maps tokens [B, T, D], and what each may see [B, T, T], to [B, T, D]."""
+    def __call__(self, x: Array, where: Array, times: Array | None = None) -> Array:
+        """Maps tokens [B, T, D], what each may see [B, T, T] and, if known, when each was [B, T] in s, to [B, T, D]."""
         width, dim = x.shape[1:]
         normed = layer_norm(self.norm_eps, self.dtype, "norm")(x)
         parts = nn.silu(nn.Dense(4 * dim, dtype=self.dtype, kernel_init=xavier_normal, name="project")(normed))
@@ -72,7 +75,19 @@ class PointwiseAttention(nn.Module):
         by_distance = self.param("distance_bias", nn.initializers.normal(0.02), (self.length,))
         distances = jnp.maximum(jnp.arange(width)[:, None] - jnp.arange(width)[None, :], 0)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(heads.shape[-1])
-        weights = nn.silu(logits + by_distance.astype(self.dtype)[distances][None, None]) / self.length
+        logits = logits + by_distance.astype(self.dtype)[distances][None, None]
+        if times is not None:
+            by_time = self.param("time_bias", nn.initializers.normal(0.02), (_TIME_BUCKETS,))
+            logits = logits + by_time.astype(self.dtype)[_bucket(times[:, :, None] - times[:, None, :])][:, None]
+        weights = nn.silu(logits) / self.length
         mixed = jnp.einsum("bhqk,bkhd->bqhd", jnp.where(where[:, None], weights, 0.0), v).reshape(x.shape)
         gated = layer_norm(self.norm_eps, self.dtype, "mixed_norm")(mixed) * u.reshape(x.shape)
         return nn.Dense(dim, dtype=self.dtype, kernel_init=xavier_normal, name="output")(gated)
+
+
+_TIME_BUCKETS = 32  # whole powers of two that an int32 can have
+
+
+def _bucket(seconds: Array) -> Array:
+    """The whole part of the binary logarithm of 1 + |seconds| int32, exactly: [...] in 0..31."""
+    return 31 - jax.lax.clz(jnp.abs(seconds) + 1)
