@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from sine_jax import config as configs
@@ -74,6 +75,7 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, s
         say(f"{method.name}, trial {number + 1} of {trials}: {options or 'as it is'}")
         config = configs.replace(method.config, {**options, "train.seed": seed})
         best = run.train(config, data, str(folder / "search" / slug(method.name) / f"trial-{number}")).best
+        jax.clear_caches()
         found.append({"options": options, "valid": best})
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(found, indent=2) + "\n")
@@ -162,6 +164,7 @@ def _trained(config: Config, data: str, target: Path) -> None:
     values = evaluation.measure(scorers.of_model(config), task)(restored.params)
     about = {"checkpoint": "best", "step": restored.about.progress.step}
     _write(Evaluation("test", config, task, {config.model.name: values}), dataset, target / workdir.EVALUATION, about)
+    jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory
 
 
 def _write(found: Evaluation, dataset: Dataset, folder: Path, about: Mapping[str, Any]) -> None:
