@@ -42,17 +42,16 @@ def histories(padding: int = 0) -> Histories:
 def batch() -> TrainBatch:
     rng = np.random.default_rng(3)
     draw = functools.partial(rng.integers, 1, N + 1)
-    items, watched = histories()
-    return TrainBatch(
-        jnp.arange(B), items, watched, *map(jnp.asarray, (draw((B, T)), draw((B, T, 1)), draw((B, T, 2))))
-    )
+    read = histories()
+    targets = map(jnp.asarray, (draw((B, T)), draw((B, T, 1)), draw((B, T, 2))))
+    return TrainBatch(jnp.arange(B), read.items, read.watched, *targets)
 
 
 def scores_everywhere(name: str, read: Histories) -> np.ndarray:
     """[B, T, N] after each exposure."""
     width = read.items.shape[1]
     nothing = jnp.zeros((B, width), jnp.int32)
-    windows = TrainBatch(jnp.arange(B), *read, nothing, nothing[..., None], nothing[..., None])
+    windows = TrainBatch(jnp.arange(B), read.items, read.watched, nothing, nothing[..., None], nothing[..., None])
     config, params = configured(name), parameters(name)
     state = model.apply(params, windows, config).state
     items = jnp.broadcast_to(jnp.arange(1, N + 1), (B, width, N))
