@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,20 @@ def _about(method: Mapping[str, Any], begin: int) -> tuple[str, ...]:
     """A method's own cells; names of runs from this character on."""
     spread = f"{_shown(method['seeds_std'], '.4f')} ({_shown(method['seeds_range'], '.4f')})"
     return (
-        "\n+ ".join(name[begin:] for name in method["runs"]),
+        _together([name[begin:] for name in method["runs"]]),
         f"{method['users']:,}",
         _shown(method["mean"], ".4f"),
         str(len(method["seeds"]) or "-"),
         spread if len(method["runs"]) > 1 else "-",
     )
+
+
+def _together(names: Sequence[str]) -> str:
+    """The runs of one method, as a shell would write them: sine-{1,2,3}."""
+    if len(names) == 1:
+        return names[0]
+    prefix = os.path.commonprefix(names)
+    return f"{prefix}{{{','.join(name[len(prefix) :] for name in names)}}}"
 
 
 def _notes(found: Mapping[str, Any]) -> list[str]:
