@@ -40,7 +40,7 @@ def analyse(log: EventLog, split: Split, *, num_items: int, session_gap: float, 
     figures["popularity"] = popularity(log, num_items=num_items)
     figures["runs of skips"] = signals.runs(log, users)
     figures["next given last"], figures["information"] = signals.order(log, users, seed=seed)
-    figures["similar items"] = signals.similar_items(log, users, num_items=num_items)
+    figures["similar items"] = signals.similar_items(log, users, num_items=num_items, seed=seed)
     figures["passive pairs"] = signals.passive_pairs(log, users, split)
     figures["leakage"] = signals.leakage(log, split)
     if (log.times >= 0).all():
@@ -184,11 +184,13 @@ def watch_time(log: EventLog) -> Figures:
     rated = log.durations[there] > 0
     ratio = seconds[rated] * 1000 / log.durations[there][rated]
     ratio_edges = np.linspace(0, 2, 41)
+    # What is beyond the last edge counts in the last bin.
+    seconds_shown, ratio_shown = np.minimum(seconds, edges[-1]), np.minimum(ratio, ratio_edges[-1])
     found: Figures = {
         "seconds": {
             "edges": edges.tolist(),
-            "watched": np.histogram(seconds[watched], edges)[0].tolist(),
-            "skipped": np.histogram(seconds[~watched], edges)[0].tolist(),
+            "watched": np.histogram(seconds_shown[watched], edges)[0].tolist(),
+            "skipped": np.histogram(seconds_shown[~watched], edges)[0].tolist(),
             "median": float(np.median(seconds)),
         },
         "rules": {},
@@ -196,8 +198,8 @@ def watch_time(log: EventLog) -> Figures:
     if rated.any():
         found["ratio"] = {
             "edges": ratio_edges.tolist(),
-            "watched": np.histogram(ratio[watched[rated]], ratio_edges)[0].tolist(),
-            "skipped": np.histogram(ratio[~watched[rated]], ratio_edges)[0].tolist(),
+            "watched": np.histogram(ratio_shown[watched[rated]], ratio_edges)[0].tolist(),
+            "skipped": np.histogram(ratio_shown[~watched[rated]], ratio_edges)[0].tolist(),
             "median": float(np.median(ratio)),
         }
     for text in RULES:

@@ -155,13 +155,15 @@ def _rules(rules: Figures) -> Figure:
 
 
 def _runs(values: Figures) -> Figure:
-    number, expected = np.array(values["number"][:-1]), np.array(values["expected if independent"])
+    number, expected = np.array(values["number"][:-1]), np.array(values["expected by chance"])
     long = slice(4, None)
     ratio = number[long].sum() / max(expected[long].sum(), 1e-9)
-    title = f"{values['mean']:.1f} skips in a row on average; runs of 5-19: {ratio:.2f} times what independence gives"
+    title = f"{values['mean']:.1f} skips in a row on average; runs of 5-19: {ratio:.2f} times what chance gives"
     figure, axes = _plot(title, "skips in a row", "runs", width=7.5)
     axes.semilogy(values["lengths"][:-1], np.maximum(number, 0.5), "o-", color=BLUE, label="observed")
-    axes.semilogy(values["lengths"][:-1], np.maximum(expected, 0.5), "--", color=GREY, label="independent, own rates")
+    axes.semilogy(
+        values["lengths"][:-1], np.maximum(expected, 0.5), "--", color=GREY, label="the same feedback in random order"
+    )
     axes.set_xticks(values["lengths"][:-1])
     axes.legend(frameon=False)
     return figure
@@ -213,8 +215,8 @@ def _information(rows: list[Figures]) -> Figure:
 def _similar(rows: list[Figures]) -> Figure:
     skipped, watched = rows[:2]
     title = (
-        f"Skip rate {skipped['skip rate']:.0%} after similar skips (lift {skipped['lift']:.2f}), "
-        f"{watched['skip rate']:.0%} after similar watches (lift {watched['lift']:.2f})"
+        f"Skip rate {skipped['skip rate']:.0%} after similar skips ({skipped['lift over chance']:.3f} of chance), "
+        f"{watched['skip rate']:.0%} after similar watches ({watched['lift over chance']:.3f})"
     )
     figure, axes = _plot(title, "what the user did with similar items before", "share skipped", width=7.5)
     places = np.arange(len(rows))
@@ -222,7 +224,7 @@ def _similar(rows: list[Figures]) -> Figure:
     axes.bar(places, rates, yerr=half, color=BLUE, capsize=3, label="observed")
     axes.plot(
         places,
-        [row["expected"] for row in rows],
+        [row["expected"] * row["lift by chance"] for row in rows],
         "_",
         color=ORANGE,
         markersize=30,

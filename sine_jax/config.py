@@ -268,6 +268,15 @@ def is_used(spec: float | str) -> bool:
     return max(start, end) > 0
 
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "float | str": (int, float, str),
+}  # what an option may be, by its annotation
+
+
 def validate(config: Config) -> None:
     """Refuses what cannot work.
 
@@ -278,6 +287,9 @@ def validate(config: Config) -> None:
         values = getattr(config, section.name)
         for field in dataclasses.fields(values):
             choices, value = field.metadata["choices"], getattr(values, field.name)
+            kinds = _KINDS[str(field.type)]
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise ValueError(f"{section.name}.{field.name}={value!r}: give a {field.type}")
             if choices and value not in choices:
                 raise ValueError(f"{section.name}.{field.name}={value!r}: choose one of {', '.join(choices)}")
     model, objective, train, optimizer = config.model, config.objective, config.train, config.optimizer

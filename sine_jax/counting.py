@@ -169,7 +169,7 @@ def within_users(
         return [np.asarray(part, np.float64) for part in value(jnp.asarray(biases, jnp.float32))]
 
     found = scipy.optimize.minimize(
-        on_host, np.zeros(num_items + 1), jac=True, method="L-BFGS-B", options={"maxiter": 60}
+        on_host, np.zeros(num_items + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}
     )
     return _of_items(log, found.x)
 

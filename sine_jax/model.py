@@ -35,14 +35,16 @@ def init(key: Array, config: Config, num_items: int) -> Params:
       A tree of float32 arrays; with learned loss weights, also `log_variances`, one per term.
 
     Raises:
-      ValueError: there is no such network, or it wants skips that the configuration leaves out, or has no use for times
-        or no sub-interests where the configuration speaks of them.
+      ValueError: there is no such network, or it wants skips that the configuration leaves out, or has no use for
+        times, for padding that is not masked or for sub-interests where the configuration speaks of them.
     """
     kind = network.find(config.model.name)
     if kind.reads_skips and not config.model.read_skips:
         raise ValueError(f"model.name={config.model.name} reads skips: set model.read_skips")
     if config.model.read_times and not kind.reads_times:
         raise ValueError(f"model.name={config.model.name} has no use for times: leave model.read_times out")
+    if not config.model.mask_padding and not kind.pads_with_zeros:
+        raise ValueError(f"model.name={config.model.name} masks its padding: set model.mask_padding")
     nothing = jnp.zeros((1, config.model.max_len), jnp.int32)
     histories = Histories(nothing, nothing != PAD, nothing if config.model.read_times else None)
     found = _network(config, num_items).init(key, histories, num_skips=config.objective.num_skips, method="everything")

@@ -44,12 +44,14 @@ class Network(nn.Module):
       num_items: N.
       reads_skips: whether the network makes no sense without skips in what it reads.
       reads_times: whether it makes use of times in what it reads.
+      pads_with_zeros: whether padding may be left unmasked (`model.mask_padding=false`), as in the released model.
     """
 
     config: ModelConfig
     num_items: int
     reads_skips: ClassVar[bool] = False
     reads_times: ClassVar[bool] = False
+    pads_with_zeros: ClassVar[bool] = False
 
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """Reads histories, in one pass.

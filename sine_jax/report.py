@@ -94,7 +94,7 @@ def write(
     try:
         parts[0].write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         frame.write_parquet(parts[1])
-        for part, path in zip(parts, paths, strict=True):
+        for part, path in reversed(list(zip(parts, paths, strict=True))):  # who finds the summary finds both
             part.replace(path)
     finally:
         for part in parts:

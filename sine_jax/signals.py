@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
+import scipy.special
 
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog, Split
 
@@ -14,10 +15,12 @@ Figures = dict[str, Any]
 LAST = 4  # feedbacks that the next one is looked at given
 SIMILAR = 20  # items that count as similar to one
 SHUFFLES = 5  # of each user's feedback, that chance is measured by
+REDRAWS = 3  # of all feedback, by users' and items' rates alone
+CATALOGUE = 20_000  # the most watched items, among which similar ones are looked for
 
 
 def runs(log: EventLog, users: np.ndarray, *, longest: int = 20) -> Figures:
-    """How many skips follow each other, beside what independent skips at each user's own rate would give."""
+    """How many skips follow each other, beside what the same feedback of each user in random order would give."""
     skipped = log.feedback == SKIPPED
     edge = np.append(users[1:] != users[:-1], True)[: len(users)]
     ends = np.flatnonzero(skipped & (edge | ~np.append(skipped[1:], False)))
@@ -27,27 +30,31 @@ def runs(log: EventLog, users: np.ndarray, *, longest: int = 20) -> Figures:
     lengths = ends - before + skipped[before]
     number = np.bincount(np.minimum(lengths, longest), minlength=longest + 1)[1:]
     shown = np.bincount(users, minlength=log.num_users)
-    rates = np.bincount(users, skipped, minlength=log.num_users) / np.maximum(shown, 1)
-    # A run of length k is k skips and an exposure that is none (or the end), begun after one (or the beginning).
-    sizes = np.arange(1, longest)
-    inner = np.maximum(shown[:, None] - sizes - 1, 0) * (1 - rates[:, None]) ** 2
-    borders = np.where(shown[:, None] > sizes, 2 * (1 - rates[:, None]), shown[:, None] == sizes)
-    expected = np.sum(rates[:, None] ** sizes * (inner + borders), axis=0)
+    skips = np.bincount(users[skipped], minlength=log.num_users)
+    expected = _expected_runs(shown, skips, np.arange(1, longest))
     return {
         "lengths": list(range(1, longest + 1)),
         "number": number.tolist(),
-        "expected if independent": expected.tolist(),
+        "expected by chance": expected.tolist(),
         "mean": float(lengths.mean()) if len(lengths) else 0.0,
     }
 
 
-def _recent(log: EventLog, users: np.ndarray, back: int) -> tuple[np.ndarray, np.ndarray]:
-    """[E, back] whether each of the exposures before was watched, nearest first; [E] whether all of them are there."""
-    places = np.arange(len(users))[:, None] - 1 - np.arange(back)
-    there = (places >= 0) & (users[np.maximum(places, 0)] == users[:, None])
-    feedback = log.feedback[np.maximum(places, 0)]
-    whole = there.all(axis=1) & (feedback != DISLIKED).all(axis=1) & (log.feedback != DISLIKED)
-    return feedback == WATCHED, whole
+def _expected_runs(shown: np.ndarray, skips: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """[L] runs of each length, over all orders of each user's feedback: (w + 1) C(n - k - 1, w - 1) / C(n, w).
+
+    Args:
+      shown: [U] exposures n of each user.
+      skips: [U] how many of them were skipped; w = n - skips were not.
+      lengths: [L] lengths k of runs.
+    """
+    (shown, skips), users = np.unique(np.stack([shown, skips]), axis=1, return_counts=True)
+    n, m, k = shown[:, None], skips[:, None], lengths
+    w, log_factorial = n - m, lambda x: scipy.special.gammaln(np.maximum(x, 0) + 1.0)
+    ways = log_factorial(n - k - 1) - log_factorial(w - 1) - log_factorial(m - k)
+    ways -= log_factorial(n) - log_factorial(w) - log_factorial(m)
+    number = np.where(w > 0, np.where(k <= m, (w + 1) * np.exp(np.minimum(ways, 0)), 0), k == m)
+    return users @ number
 
 
 def order(log: EventLog, users: np.ndarray, *, seed: int) -> tuple[list[Figures], list[Figures]]:
@@ -122,22 +129,48 @@ def _patterns(joint: np.ndarray, by_chance: np.ndarray, back: int) -> list[Figur
     return found
 
 
-def similar_items(log: EventLog, users: np.ndarray, *, num_items: int) -> list[Figures]:
+def similar_items(log: EventLog, users: np.ndarray, *, num_items: int, seed: int) -> list[Figures]:
     """How often an item is skipped by users who skipped, or watched, items similar to it before.
 
     Two items are similar by the cosine of who watched them; each item has its `SIMILAR` most similar ones. What half of
     the users watched says what is similar for the other half, so that no exposure defines its own similarity. A lift is
-    the skip rate over the one that the user's and the item's own rates would give.
+    the skip rate over the one that the user's and the item's own rates would give. Those rates are estimates that hold
+    the exposure itself, so that a lift by chance is not 1: it is measured on feedback drawn anew from those rates.
     """
+    rng = np.random.default_rng(seed)
     watched, known = log.feedback == WATCHED, log.feedback != DISLIKED
-    seen = {kind: np.zeros(len(users), bool) for kind in (SKIPPED, WATCHED)}
+    similar = []
     for half in (0, 1):
-        others, mine = watched & (users % 2 != half), users % 2 == half
-        similar = _most_similar(users[others], log.items[others], log.num_users, num_items)
+        others = watched & (users % 2 != half)
+        similar.append(_most_similar(users[others], log.items[others], log.num_users, num_items))
+    expected = _expected_skips(log, users, log.feedback == SKIPPED, known, num_items)
+    rows, redrawn, margins = _lifts(log, users, similar, expected), [], _log_odds(expected)
+    centre, spread = margins.mean(), 1.0
+    for number in range(1 + REDRAWS):
+        probability = 1 / (1 + np.exp(-(centre + spread * (margins - centre))))
+        drawn = np.where(rng.random(len(users)) < probability, SKIPPED, WATCHED).astype(log.feedback.dtype)
+        one = log._replace(feedback=np.where(known, drawn, log.feedback))
+        again = _expected_skips(one, users, one.feedback == SKIPPED, known, num_items)
+        if number:
+            redrawn.append(_lifts(one, users, similar, again))
+        else:  # Estimates spread more than what they estimate: drawn less spread, they spread as those of the log do.
+            spread = float(min(margins.std() / max(_log_odds(again).std(), 1e-9), 1.0))
+    for place, row in enumerate(rows):
+        row["lift by chance"] = float(np.mean([found[place]["lift"] for found in redrawn]))
+        row["lift over chance"] = row["lift"] / row["lift by chance"] if row["lift by chance"] else 1.0
+    return rows
+
+
+def _lifts(
+    log: EventLog, users: np.ndarray, similar: list[scipy.sparse.csr_matrix], expected: np.ndarray
+) -> list[Figures]:
+    """Skip rates after each kind of feedback on similar items; what is similar for users of each half."""
+    skipped, known = log.feedback == SKIPPED, log.feedback != DISLIKED
+    seen = {kind: np.zeros(len(users), bool) for kind in (SKIPPED, WATCHED)}
+    for half, neighbours in enumerate(similar):
+        mine = users % 2 == half
         for kind, found in seen.items():
-            found |= mine & _before(log, users, similar, mine & (log.feedback == kind))
-    skipped = log.feedback == SKIPPED
-    expected = _expected_skips(log, users, skipped, known, num_items)
+            found |= mine & _before(log, users, neighbours, mine & (log.feedback == kind))
     rows = []
     for name, chosen in {
         "similar items skipped before, none watched": seen[SKIPPED] & ~seen[WATCHED],
@@ -162,14 +195,22 @@ def similar_items(log: EventLog, users: np.ndarray, *, num_items: int) -> list[F
 
 
 def _most_similar(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> scipy.sparse.csr_matrix:
-    """[N + 1, N + 1] 1 where the column is among the most similar items of the row, chunk by chunk."""
-    matrix = scipy.sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), (num_users, num_items + 1))
+    """[N + 1, N + 1] 1 where the column is among the most similar items of the row, chunk by chunk.
+
+    Both are of the `CATALOGUE` most watched items; the others have none that are similar.
+    """
+    kept = np.sort(np.argsort(-np.bincount(items, minlength=num_items + 1), kind="stable")[:CATALOGUE])
+    place = np.full(num_items + 1, -1)
+    place[kept] = np.arange(len(kept))
+    there = place[items] >= 0
+    users, items = users[there], place[items[there]]
+    matrix = scipy.sparse.csr_matrix((np.ones(len(users), np.float32), (users, items)), (num_users, len(kept)))
     matrix.data[:] = 1.0  # a user counts once
     lengths = np.sqrt(np.maximum(np.asarray(matrix.sum(axis=0)).ravel(), 1))
     matrix = (matrix @ scipy.sparse.diags(1 / lengths)).tocsr()
     rows, columns = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     transposed = matrix.T.tocsr()
-    for begin in range(0, num_items + 1, 512):
+    for begin in range(0, len(kept), 512):
         block = (transposed[begin : begin + 512] @ matrix).toarray()
         block[np.arange(len(block)), begin + np.arange(len(block))] = 0
         size = min(SIMILAR, block.shape[1] - 1)
@@ -177,7 +218,7 @@ def _most_similar(users: np.ndarray, items: np.ndarray, num_users: int, num_item
         there = np.take_along_axis(block, best, axis=1) > 0
         rows.append((begin + np.nonzero(there)[0]).astype(np.int64))
         columns.append(best[there])
-    pairs = np.concatenate(rows), np.concatenate(columns)
+    pairs = kept[np.concatenate(rows)], kept[np.concatenate(columns)]
     return scipy.sparse.csr_matrix((np.ones(len(pairs[0]), np.int8), pairs), (num_items + 1, num_items + 1))
 
 
@@ -211,7 +252,7 @@ def _expected_skips(
     def log_odds(groups: np.ndarray, number: int) -> np.ndarray:
         shown = np.bincount(groups[known], minlength=number)
         rate = (np.bincount(groups[known], skipped[known], minlength=number) + 5 * mean) / (shown + 5)
-        return np.log(rate) - np.log1p(-rate)
+        return _log_odds(rate)
 
     mean = (np.count_nonzero(skipped & known) + 1) / (np.count_nonzero(known) + 2)
     centre = np.log(mean) - np.log1p(-mean)
@@ -220,6 +261,11 @@ def _expected_skips(
     # Adding log-odds of shrunken rates is off by a constant: the expected total is made the observed one.
     total = probability[known].sum()
     return np.clip(probability * skipped[known].sum() / total, 0, 1) if total else probability
+
+
+def _log_odds(rate: np.ndarray) -> np.ndarray:
+    rate = np.clip(rate, 1e-6, 1 - 1e-6)
+    return np.log(rate) - np.log1p(-rate)
 
 
 def passive_pairs(log: EventLog, users: np.ndarray, split: Split) -> Figures:

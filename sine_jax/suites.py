@@ -17,6 +17,7 @@ class Method(NamedTuple):
 
     name: str
     config: Config
+    fixed: frozenset[str] = frozenset()  # options that the row is about, which a search leaves alone
 
 
 SEARCH: dict[str, tuple[Any, ...]] = {  # what a trial of the random search draws, for every method alike
@@ -34,7 +35,10 @@ _WITHOUT_PASSIVE = {"objective.passive": 0.0, "objective.sampled": 1.0}
 
 
 def main(common: Options) -> list[Method]:
-    """SINE and what it is compared with: each network with the passive objective, and without it."""
+    """SINE and what it is compared with: each network with the passive objective, and without it.
+
+    A network keeps the terms of its own (`objective.auxiliary`, `objective.active`) without the passive objective.
+    """
     rows: list[tuple[str, Config, Options]] = [
         ("SINE official", presets.official(), {}),
         ("SINE default", presets.default(), {}),
@@ -89,7 +93,10 @@ def interests(common: Options) -> list[Method]:
     default = presets.default()
     rows: list[tuple[str, Config, Options]] = [(f"K = {k}", default, {"model.num_interests": k}) for k in (2, 3, 4, 8)]
     # After the common options, which may say T themselves.
-    lengths = [Method(f"T = {t}", _with(default, {**common, "model.max_len": t})) for t in (10, 30, 60, 100)]
+    lengths = [
+        Method(f"T = {t}", _with(default, {**common, "model.max_len": t}), frozenset({"model.max_len"}))
+        for t in (10, 30, 60, 100)
+    ]
     return _methods(rows, common) + lengths
 
 
@@ -103,7 +110,7 @@ def _both(name: str, options: Options) -> list[tuple[str, Config, Options]]:
 
 
 def _methods(rows: list[tuple[str, Config, Options]], common: Options) -> list[Method]:
-    return [Method(name, _with(base, {**common, **options})) for name, base, options in rows]
+    return [Method(name, _with(base, {**common, **options}), frozenset(options)) for name, base, options in rows]
 
 
 def _with(base: Config, options: Options) -> Config:

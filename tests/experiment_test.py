@@ -67,21 +67,57 @@ def test_a_folder_of_another_configuration_is_refused(table, data):
         experiment.run_suite(changed, data, folder, seeds=[1], trials=0, say=print)
 
 
+@pytest.mark.parametrize("option", ["model.dim", "data.candidates"])
+def test_a_new_seed_is_not_joined_with_runs_of_another_configuration(table, data, option):
+    folder, _, _, _ = table
+    other = {"model.dim": 8, "data.candidates": "before_target"}[option]
+    changed = Method("SASRec", configs.replace(method("", model__name="sasrec").config, {option: other}))
+    with pytest.raises(ValueError, match=f"{option} was .*, now '?{other}"):
+        experiment.run_suite([changed], data, folder, seeds=[1], trials=0, say=print)
+
+
+def test_a_folder_of_another_data_set_is_refused(table, tmp_path):
+    folder, methods, _, _ = table
+    settings = synthetic.Settings(num_users=40, num_items=50, num_exposures=15)
+    preparation.prepare(sources.generated(settings), str(tmp_path / "b"), rule=None, min_positives=3, min_exposures=1)
+    with pytest.raises(ValueError, match="another data set"):
+        experiment.run_suite(methods, str(tmp_path / "b"), folder, seeds=[1], trials=0, say=print)
+
+
 def test_every_method_is_given_the_same_trials_and_the_first_is_the_method_as_it_is():
     assert experiment.draw(0, seed=1) == {}
     assert experiment.draw(3, seed=1) == experiment.draw(3, seed=1) != experiment.draw(4, seed=1)
     assert all(value in SEARCH[name] for name, value in experiment.draw(3, seed=1).items())
 
 
-def test_the_search_takes_the_best_trial_by_validation_and_goes_on_where_it_was(data, tmp_path):
-    kept = [{"options": {}, "valid": 0.5}, {"options": {"model.dim": 16}, "valid": 0.9}]
-    (tmp_path / "search").mkdir()
-    (tmp_path / "search" / "sasrec.json").write_text(json.dumps(kept))
+def searched(folder, data, *, trials, valid, fixed=frozenset(), **changed):
+    """The choice of a search whose trials were run before, with these values of validation."""
+    one = method("SASRec", model__name="sasrec")._replace(fixed=fixed)
+    of = {"config": json.loads(configs.to_json(one.config)), "seed": 1, "fingerprint": "f"} | changed
+    kept = [{"options": {"model.dim": 4 * 2**number}, "valid": value} for number, value in enumerate(valid)]
+    (folder / "search").mkdir()
+    (folder / "search" / "sasrec.json").write_text(json.dumps({"of": of, "trials": kept}))
     told = []
-    one = method("SASRec", model__name="sasrec")
-    config = experiment.search(one, data, tmp_path, trials=2, seed=1, say=told.append)
-    assert configs.differences(one.config, config) == {"model.dim": (4, 16)}
-    assert told == []
+    config = experiment.search(one, data, folder, trials=trials, seed=1, fingerprint="f", say=told.append)
+    return configs.differences(one.config, config), told
+
+
+def test_the_search_takes_the_best_trial_by_validation_and_goes_on_where_it_was(data, tmp_path):
+    assert searched(tmp_path, data, trials=3, valid=[0.5, 0.9, None]) == ({"model.dim": (4, 8)}, [])
+
+
+@pytest.mark.parametrize("changed", [{"seed": 2}, {"fingerprint": "g"}, {"config": {}}])
+def test_a_search_of_something_else_is_refused(data, tmp_path, changed):
+    with pytest.raises(ValueError, match=f"another {next(iter(changed))}"):
+        searched(tmp_path, data, trials=1, valid=[0.5], **changed)
+
+
+def test_a_trial_that_diverges_is_counted_and_never_chosen(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "SEARCH", {"optimizer.learning_rate": (1e38,), "model.dim": (8,)})
+    changed, told = searched(tmp_path, data, trials=2, valid=[0.1], fixed=frozenset({"model.dim"}))
+    assert changed == {} and len(told) == 1
+    kept = json.loads((tmp_path / "search" / "sasrec.json").read_text())["trials"]
+    assert kept[1] == {"options": {"optimizer.learning_rate": 1e38}, "valid": None}
 
 
 def test_the_table_shows_the_mean_and_the_range_over_seeds():

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -32,11 +34,20 @@ def test_runs_end_with_a_watch_a_dislike_and_the_user():
 
 def test_expected_runs_are_those_of_independent_skips():
     rng = np.random.default_rng(0)
-    users = [[(1, int(watched)) for watched in rng.random(30) < 0.4] for _ in range(800)]
-    log = log_of(*users)
-    found = signals.runs(log, owners(log))
-    for length in range(1, 6):
-        assert found["number"][length - 1] == pytest.approx(found["expected if independent"][length - 1], rel=0.15)
+    for exposures, users in ((5, 4000), (30, 800)):
+        log = log_of(*[[(1, int(watched)) for watched in rng.random(exposures) < 0.4] for _ in range(users)])
+        found = signals.runs(log, owners(log))
+        for length in range(1, 6):
+            assert found["number"][length - 1] == pytest.approx(found["expected by chance"][length - 1], rel=0.15)
+
+
+def test_expected_runs_are_the_mean_over_all_orders():
+    log = log_of(feedback("SSSWW"), feedback("SS"))
+    orders = ["".join(order) for order in itertools.permutations("SSSWW")]
+    for length in (1, 2, 3):
+        counted = [[len(run) for run in order.split("W")].count(length) for order in orders]
+        expected = np.mean(counted) + (length == 2)
+        assert signals.runs(log, owners(log))["expected by chance"][length - 1] == pytest.approx(expected)
 
 
 def test_patterns_count_what_follows_them_within_a_user_and_never_a_dislike():
@@ -76,11 +87,37 @@ def test_skips_of_similar_items_are_found_in_other_users_and_before():
     # Users of both halves watch 1 and 2 together: similar. User 8 skips 1, then 2; user 9 skips 2 alone.
     together = [[(1, 1), (2, 1)]] * 8
     log = log_of(*together, [(1, 0), (2, 0)], [(2, 0), (1, 1)])
-    found = {row["before"]: row for row in signals.similar_items(log, owners(log), num_items=4)}
+    found = {row["before"]: row for row in signals.similar_items(log, owners(log), num_items=4, seed=0)}
     assert found["similar items skipped before, none watched"]["exposures"] == 2
     assert found["similar items skipped before, none watched"]["skip rate"] == 0.5
     assert found["similar items watched before, none skipped"]["exposures"] == 8
     assert found["neither"]["exposures"] == len(log.items) - 10
+
+
+def _tasteful(strength: float) -> EventLog:
+    """Users and items of two tastes; feedback by user and item biases, and by whether the tastes agree."""
+    rng = np.random.default_rng(2)
+    num_users, num_items, shown = 600, 60, 30
+    of_users, of_items = rng.normal(0, 1, num_users), rng.normal(0, 0.7, num_items + 1)
+    users = []
+    for user in range(num_users):
+        items = rng.permutation(num_items)[:shown] + 1
+        margins = of_users[user] + of_items[items] + strength * np.where(items % 2 == user // 2 % 2, 1, -1)
+        users.append([(int(i), int(rng.random() < 1 / (1 + np.exp(-m)))) for i, m in zip(items, margins, strict=True)])
+    return log_of(*users)
+
+
+def test_lifts_over_chance_are_1_without_taste_and_not_with_it():
+    for strength in (0.0, 1.5):
+        log = _tasteful(strength)
+        rows = signals.similar_items(log, owners(log), num_items=60, seed=0)
+        found = {row["before"]: row["lift over chance"] for row in rows}
+        after_skips = found["similar items skipped before, none watched"]
+        after_watches = found["similar items watched before, none skipped"]
+        if strength:
+            assert after_skips > 1.08 and after_watches < 0.92
+        else:
+            assert after_skips == pytest.approx(1, abs=0.04) and after_watches == pytest.approx(1, abs=0.06)
 
 
 def test_passive_pairs_are_shares_of_positives_skips_and_candidates():

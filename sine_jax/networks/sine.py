@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,8 @@ class SINE(Network):
       Pan et al., "Understanding and Modeling Passive-Negative Feedback for Short-video Sequential Recommendation",
       RecSys 2023, arXiv 2308.04086.
     """
+
+    pads_with_zeros: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
