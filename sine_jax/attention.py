@@ -15,27 +15,28 @@ from sine_jax.types import Array
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
-def causal_probabilities(logits: Array, *, where: Array, zero_keys: int) -> Array:
+def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None = None) -> Array:
     """Softmax over the keys that a query may see.
 
     The released model lets queries attend to padding: key vectors of zeros, so logits of 0 and values of 0. Such keys
-    only add to the denominator, hence those in columns that a narrow window leaves out need not exist.
+    only add to the denominator, hence they need not exist.
 
     Args:
       logits: [..., T, T] queries by keys.
       where: boolean, broadcastable to the logits: True where the query may see the key.
-      zero_keys: how many keys of zeros stand left of the window.
+      zero_keys: broadcastable to [..., T, 1], how many keys of zeros a query attends to besides; None for none.
 
     Returns:
       [..., T, T] probabilities; a query that sees no key has none.
     """
     logits = jnp.where(where, logits, -jnp.inf)
-    floor = 0.0 if zero_keys else jnp.finfo(logits.dtype).min  # finite, for queries that see nothing
+    least = jnp.finfo(logits.dtype).min  # finite, for queries that see nothing
+    floor = least if zero_keys is None else jnp.where(zero_keys > 0, 0.0, least)
     top = jax.lax.stop_gradient(jnp.maximum(jnp.max(logits, axis=-1, keepdims=True), floor))
     weights = jnp.exp(logits - top)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    if zero_keys:
-        total = total + zero_keys * jnp.exp(-top)
+    if zero_keys is not None:
+        total = total + jnp.where(zero_keys > 0, zero_keys * jnp.exp(-jnp.maximum(top, 0.0)), 0.0)
     return weights / jnp.where(total > 0, total, 1.0)
 
 
@@ -54,7 +55,14 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Array, keys: Array, *, where: Array, zero_keys: int, emphasis: Array | None, deterministic: bool
+        self,
+        queries: Array,
+        keys: Array,
+        *,
+        where: Array,
+        zero_keys: Array | None,
+        emphasis: Array | None,
+        deterministic: bool,
     ) -> Array:
         """Maps queries and keys [B, T, D] to [B, T, D].
 
@@ -62,7 +70,7 @@ class SelfAttention(nn.Module):
           queries: [B, T, D].
           keys: [B, T, D], read for the values as well.
           where: [B or 1, T, T] True where a query may see a key.
-          zero_keys: see `causal_probabilities`.
+          zero_keys: [B, T] see `causal_probabilities`, or None.
           emphasis: [B, T, T] factors on the probabilities after dropout, or None.
           deterministic: True for no dropout.
 
@@ -80,7 +88,8 @@ class SelfAttention(nn.Module):
         q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
         logits = logits / math.sqrt(heads[1])
-        probabilities = causal_probabilities(logits, where=where[:, None], zero_keys=zero_keys)
+        zeros = None if zero_keys is None else zero_keys[:, None, :, None]
+        probabilities = causal_probabilities(logits, where=where[:, None], zero_keys=zeros)
         probabilities = Dropout(self.dropout)(probabilities, deterministic=deterministic)
         if emphasis is not None:
             probabilities = probabilities * emphasis[:, None]
@@ -117,7 +126,7 @@ class Block(nn.Module):
         valid: Array,
         where: Array,
         deterministic: bool,
-        zero_keys: int = 0,
+        zero_keys: Array | None = None,
         emphasis: Array | None = None,
     ) -> Array:
         """Maps states [B, T, D] to [B, T, D], zero where not `valid` [B, T]; the rest as in `SelfAttention`."""

@@ -9,6 +9,7 @@ import numpy as np
 from sine_jax import windows
 from sine_jax.types import PAD, SKIPPED, EvalBatch, EventLog, Split
 
+HALVED = 3  # times that the widest history is halved, for users with shorter ones
 NARROW = 16  # candidates of most users; the widths above are this times a power of 4
 CELLS = 1 << 20  # the most candidates in a batch
 
@@ -74,14 +75,13 @@ def batches(
     *,
     max_len: int,
     margin: int,
-    num_widths: int,
     batch_size: int,
     multiple_of: int,
 ) -> list[EvalBatch]:
     """Groups a population into batches of few shapes, each user in exactly one.
 
-    Histories are as wide as they are long, rounded up to `max_len` halved up to `num_widths - 1` times; the few users
-    with many candidates all get the full width, so that there are no more shapes than widths of either kind. Users with
+    Histories are as wide as they are long, rounded up to the longest halved up to `HALVED` times; the few users with
+    many candidates all get the full width, so that there are no more shapes than widths of either kind. Users with
     as many skips go together, because work on skips goes by the most that a user of the batch has.
 
     Args:
@@ -89,16 +89,15 @@ def batches(
       reading: the log as it is read, up to the split's targets.
       max_len: T, the widest history.
       margin: how many of the T columns stay empty.
-      num_widths: the most widths of histories.
       batch_size: B, the most users in a batch.
       multiple_of: B is a multiple of this, the number of devices; what is missing are fillers, users of -1.
 
     Returns:
       Batches of numpy arrays; the target is the first candidate, the skips around it follow, then other items.
     """
-    lengths = (reading.history_ends - reading.offsets[:-1])[population.users]
-    widths = np.unique([-(-max_len // 2**k) for k in range(num_widths)])
-    history_class = np.minimum(np.searchsorted(widths, lengths), len(widths) - 1)
+    lengths = np.minimum(reading.history_ends - reading.offsets[:-1], max_len)[population.users]
+    widths = np.unique([-(-int(lengths.max()) // 2**k) for k in range(1 + HALVED)])
+    history_class = np.searchsorted(widths, lengths)
     counts = 1 + np.diff(population.offsets)
     candidate_class = np.ceil(np.log2(np.maximum(counts, NARROW) / NARROW) / 2).astype(int)
     history_class[candidate_class > 0] = len(widths) - 1
@@ -123,7 +122,7 @@ def _batch(
     """One batch of the population's rows, -1 for fillers."""
     known = rows >= 0
     users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
-    read = windows.window(reading, users, reading.history_ends, width=width, limit=limit)
+    read = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
     columns = np.arange(num_candidates - 1)[None, :]
     begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
     there = (columns < ends - begins) & known[:, None]

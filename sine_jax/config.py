@@ -146,7 +146,7 @@ class OptimizerConfig:
 class TrainConfig:
     """The run."""
 
-    batch_size: int = _option(128, "Users in a batch, over all devices.")
+    batch_size: int = _option(128, "Users in a batch, over all devices; their mean where users share rows.")
     epochs: int = _option(100, "The most passes over the users.")
     patience: int = _option(10, "Evaluations without a gain after which training stops; 0 never stops.")
     metric: str = _option(
@@ -160,7 +160,7 @@ class TrainConfig:
     pipeline: str = _option(
         "auto", "Log on the device, or streamed from the host; auto decides by size.", ("auto", "resident", "streamed")
     )
-    num_widths: int = _option(4, "Sequence lengths are padded to at most this many widths (static shapes).")
+    num_widths: int = _option(2, "Rows of sequences have at most this many widths (static shapes).")
     steps_per_call: int = _option(32, "Steps a resident dispatch runs before its metrics are read.")
 
 

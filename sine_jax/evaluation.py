@@ -71,7 +71,6 @@ def prepare(log: EventLog, config: Config, *, num_items: int, split: str, protoc
         windows.of_config(log, chosen, config),
         max_len=config.model.max_len,
         margin=max(config.data.window_margin - later, 0),
-        num_widths=config.train.num_widths,
         batch_size=BATCH_SIZE,
         multiple_of=parallel.local_device_count(),
     )

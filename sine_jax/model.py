@@ -67,6 +67,11 @@ def init(key: Array, config: Config, num_items: int) -> Params:
     return params
 
 
+def packs(config: Config) -> bool:
+    """Whether rows of training batches may hold several users: the network and the losses keep them apart."""
+    return network.find(config.model.name).packs and config.objective.sampled_form != "full_softmax"
+
+
 def apply(params: Params, batch: TrainBatch, config: Config, *, key: Array | None = None) -> Outputs:
     """Runs the network over a training batch.
 
@@ -202,9 +207,14 @@ def _run(params: Params, histories: Histories, active: Array | None, config: Con
 
 def _log_odds_of_watching(histories: Histories) -> Array:
     """[B, T] log-odds of the watched share of what was read so far, one watched and one skipped added."""
-    watched = jnp.cumsum(histories.watched, axis=-1) + 1.0
-    skipped = jnp.cumsum((histories.items != PAD) & ~histories.watched, axis=-1) + 1.0
-    return jnp.log(watched) - jnp.log(skipped)
+    begin = jnp.arange(histories.items.shape[1])[None, :] - network.places(histories).rank
+
+    def number(where: Array) -> Array:
+        before = jnp.pad(jnp.cumsum(where, axis=1), ((0, 0), (1, 0)))
+        return before[:, 1:] - jnp.take_along_axis(before, begin, axis=1)
+
+    watched, skipped = number(histories.watched), number((histories.items != PAD) & ~histories.watched)
+    return jnp.log(watched + 1.0) - jnp.log(skipped + 1.0)
 
 
 def _score(params: Params, state: Any, embeddings: Array, config: Config) -> Array:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry_2x32
 
 from sine_jax.types import PAD, WATCHED, Array, EventLog
 
@@ -125,17 +127,16 @@ def log_chance(popularity: Popularity, items: Any) -> Any:
 
 
 def log_chance_unseen(seen: Seen, users: Any, num_items: int) -> Any:
-    """The log-probability with which `draw` draws any item for users [B]: [B], float32."""
+    """The log-probability with which `draw` draws any item for users [...]: [...], float32."""
     xp = seen.gaps.__array_namespace__()
     unseen = num_items - (seen.offsets[users + 1] - seen.offsets[users])
     return -xp.log(unseen.astype(xp.float32))
 
 
 def is_seen(seen: Seen, users: Any, items: Any, num_items: int) -> Any:
-    """Whether users [B] have seen items [B, ...]; numpy or jax, [B, ...] bool."""
+    """Whether users [...] have seen items [..., M]; numpy or jax, [..., M] bool."""
     xp = seen.gaps.__array_namespace__()
-    shape = (-1,) + (1,) * (items.ndim - 1)
-    begins, ends = (seen.offsets[users + i].reshape(shape) for i in (0, 1))
+    begins, ends = (seen.offsets[users + i][..., None] for i in (0, 1))
     low, high = (xp.zeros_like(items, dtype=begins.dtype) + bound for bound in (begins, ends))
     last = len(seen.gaps) - 1
 
@@ -152,11 +153,25 @@ def is_seen(seen: Seen, users: Any, items: Any, num_items: int) -> Any:
 _STREAM = 0x6E6567  # keeps these draws apart from those of parameters and dropout
 
 
-def random_bits(seed: Any, epoch: Any, users: Array, shape: tuple[int, ...]) -> Array:
-    """Random words [B, *shape] that depend on the seed, the epoch and the user alone, whoever else is in the batch."""
+def random_bits(seed: Any, epoch: Any, users: Array, ranks: Array, number: int) -> Array:
+    """Random words that depend on the seed, the epoch, the user and the user's row alone, whoever else is in the batch.
+
+    Args:
+      seed: [] of the run.
+      epoch: [] int.
+      users: [...] int32.
+      ranks: [...] int32, which of the user's rows it is.
+      number: M, words of each row.
+
+    Returns:
+      [..., M] uint32, by the Threefry generator: its key is of seed and epoch, its counter of user, row and word.
+    """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), epoch)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, users)
-    return jax.vmap(lambda k: jax.random.bits(k, shape, np.uint32))(keys)
+    word = jax.lax.broadcasted_iota(np.uint32, (*users.shape, number), users.ndim)
+    words = ranks.astype(np.uint32)[..., None] * np.uint32(number) + word
+    owners = jnp.broadcast_to(users.astype(np.uint32)[..., None], words.shape)
+    counters = jnp.concatenate([owners.ravel(), words.ravel()])
+    return threefry_2x32(jax.random.key_data(key), counters)[: words.size].reshape(words.shape)
 
 
 def draw(seen: Seen, users: Any, bits: Any, num_items: int) -> Any:
@@ -166,15 +181,15 @@ def draw(seen: Seen, users: Any, bits: Any, num_items: int) -> Any:
 
     Args:
       seen: what to avoid.
-      users: [B] user of each row.
-      bits: [B, T, M] uint32 words; the remainder's bias is below N / 2**32.
+      users: [...] user of each row.
+      bits: [..., M] uint32 words; the remainder's bias is below N / 2**32.
       num_items: N.
 
     Returns:
-      [B, T, M] int32 items in 1..N.
+      [..., M] int32 items in 1..N.
     """
     xp = seen.gaps.__array_namespace__()
-    begins, ends = (seen.offsets[users + i][:, None, None] for i in (0, 1))
+    begins, ends = (seen.offsets[users + i][..., None] for i in (0, 1))
     choices = (num_items - (ends - begins)).astype(xp.uint32)
     ranks = (bits % choices).astype(xp.int32)
     low, high = (

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sine_jax import scoring
@@ -45,6 +46,7 @@ class Network(nn.Module):
       reads_skips: whether the network makes no sense without skips in what it reads.
       reads_times: whether it makes use of times in what it reads.
       pads_with_zeros: whether padding may be left unmasked (`model.mask_padding=false`), as in the released model.
+      packs: whether it keeps the users of a row apart, by `histories.segments`; else each has rows of its own.
     """
 
     config: ModelConfig
@@ -52,6 +54,7 @@ class Network(nn.Module):
     reads_skips: ClassVar[bool] = False
     reads_times: ClassVar[bool] = False
     pads_with_zeros: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
 
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """Reads histories, in one pass.
@@ -89,18 +92,41 @@ class Network(nn.Module):
 
     def embed(self, table: Array, histories: Histories, *, deterministic: bool) -> Array:
         """Items, positions and, where skips are read, polarities: [B, T, D], zero at padding; once, in `__call__`."""
-        config, valid = self.config, histories.items != PAD
+        config, valid, place = self.config, histories.items != PAD, places(histories)
         positions = self.param("position_embedding", xavier_normal, (config.max_len, config.dim))
-        x = math.sqrt(config.dim) * table[histories.items] + positions[_position_columns(valid, config)]
+        column = place.rank + (config.max_len - place.length) if config.positions == "column" else place.rank
+        x = math.sqrt(config.dim) * table[histories.items] + positions[column]
         if config.read_skips:
             polarity = self.param("polarity_embedding", xavier_normal, (2, config.dim))
             x = x + polarity[histories.watched.astype(jnp.int32)]
         return Dropout(config.dropout)(x.astype(config.dtype), deterministic=deterministic) * valid[..., None]
 
-    def visible(self, valid: Array) -> Array:
-        """[B or 1, T, T] True where a position may look at another: itself and those before, padding left out."""
-        where = jnp.tril(jnp.ones((1, valid.shape[-1], valid.shape[-1]), bool))
-        return where & valid[:, None, :] if self.config.mask_padding else where
+    def visible(self, histories: Histories) -> Array:
+        """[B, T, T] True where a position may look at another: itself and the same user's before, not at padding."""
+        valid, segments = histories.items != PAD, histories.segments
+        where = jnp.tril(jnp.ones((1, valid.shape[-1], valid.shape[-1]), bool)) & valid[:, None, :]
+        return where if segments is None else where & (segments[:, :, None] == segments[:, None, :])
+
+
+class Places(NamedTuple):
+    """Where each exposure stands among its user's in a row; at padding it means nothing."""
+
+    first: Array  # [B, T] bool, whether it is the first
+    rank: Array  # [B, T] int32, which it is, from 0
+    length: Array  # [B, T] int32, how many there are
+
+
+def places(histories: Histories) -> Places:
+    """Finds each user's part of a row [B, T]."""
+    valid, columns = histories.items != PAD, jnp.arange(histories.items.shape[-1])[None, :]
+    apart = valid[:, 1:] != valid[:, :-1]
+    if histories.segments is not None:
+        apart |= histories.segments[:, 1:] != histories.segments[:, :-1]
+    edge = jnp.ones_like(valid[:, :1])
+    starts, stops = jnp.concatenate([edge, apart], axis=1), jnp.concatenate([apart, edge], axis=1)
+    begin = jax.lax.cummax(jnp.where(starts, columns, 0), axis=1)
+    end = jax.lax.cummin(jnp.where(stops, columns, columns.shape[1]), axis=1, reverse=True)
+    return Places(starts & valid, columns - begin, end - begin + 1)
 
 
 def names() -> list[str]:
@@ -135,11 +161,3 @@ def find(name: str) -> type[Network]:
     if len(found) != 1:
         raise ValueError(f"model.name={name!r}: {path} must define one subclass of Network, and defines {len(found)}")
     return found[0]
-
-
-def _position_columns(valid: Array, config: ModelConfig) -> Array:
-    """The row of the position table that each column reads, [B or 1, T]."""
-    width = valid.shape[-1]
-    if config.positions == "column":
-        return jnp.arange(config.max_len - width, config.max_len)[None, :]
-    return jnp.maximum(jnp.cumsum(valid, axis=-1) - 1, 0)

@@ -78,8 +78,17 @@ def unshard(tree: Tree) -> Tree:
 
 def replicate(tree: Tree) -> Tree:
     """Puts a copy of every array on each device of this process, once."""
+    return jax.device_put(tree, _sharding())
+
+
+def place_rows(tree: Tree) -> Tree:
+    """`shard`, with each part put on its device."""
+    return jax.device_put(shard(tree), _sharding(AXIS))
+
+
+def _sharding(*axes: str) -> jax.sharding.Sharding:
     mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
 
 
 def on_host(fn: Callable[..., Tree]) -> Callable[..., Tree]:

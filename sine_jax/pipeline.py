@@ -1,21 +1,22 @@
-"""From prepared columns to training batches: which users, in which order, at which width, with which negatives.
+"""From prepared columns to training batches: which users, in which order, in which rows, with which negatives.
 
-Users are sorted by length into a few strata, each with one static width, and every batch takes its share of each
-stratum: little padding, one set of shapes, one compiled step. Each user appears exactly once an epoch. The same
-functions build a batch from arrays on the device and from (memory-mapped) arrays on the host.
+Users are sorted by length into a few strata, each with rows of one static width that several users share, and every
+batch takes its share of each stratum: hardly any padding, one set of shapes, one compiled step. Each user appears
+exactly once an epoch. The same functions build a batch from arrays on the device and from (memory-mapped) arrays on
+the host.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
-from sine_jax import negatives, windows
+from sine_jax import negatives, packing, windows
 from sine_jax.config import Config
 from sine_jax.types import PAD, WATCHED, EventLog, Split, TrainBatch
 
@@ -33,9 +34,15 @@ class Columns(NamedTuple):
 
 
 class Stratum(NamedTuple):
-    """Users whose training sequences fit one width."""
+    """Users whose training sequences fit one width, and how they share rows of it.
 
-    users: np.ndarray  # [n] int32
+    A layout names users by their place in `users`, which are sorted by length: any order of the users of one length
+    fits it as well.
+    """
+
+    users: np.ndarray  # [n] int32, shortest first
+    lengths: np.ndarray  # [n] int32, columns that each takes
+    layout: np.ndarray  # [rows, P] int32, places in `users`; -1 where a row has room for no further user
     width: int
 
 
@@ -44,6 +51,21 @@ class Strata(NamedTuple):
 
     strata: tuple[Stratum, ...]
     num_steps: int  # batches of an epoch
+
+    @property
+    def num_users(self) -> int:
+        """Sequences of an epoch."""
+        return sum(len(stratum.users) for stratum in self.strata)
+
+    @property
+    def tokens(self) -> int:
+        """Exposures that an epoch reads."""
+        return sum(int(stratum.lengths.sum()) for stratum in self.strata)
+
+    @property
+    def columns(self) -> int:
+        """What an epoch computes: its exposures and the padding."""
+        return sum(-(-len(s.layout) // self.num_steps) * self.num_steps * s.width for s in self.strata)
 
 
 def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> Columns:
@@ -71,22 +93,31 @@ def fits_device(source: Columns) -> bool:
     return sum(array.nbytes for array in jax.tree.leaves(source)) <= _RESIDENT_BYTES
 
 
-def stratify(reading: windows.Reading, config: Config) -> Strata:
-    """Sorts the users that have training pairs into at most `train.num_widths` strata.
+def stratify(reading: windows.Reading, config: Config, *, packed: bool = True) -> Strata:
+    """Lays out the users that have training pairs in rows of at most `train.num_widths` widths.
+
+    Args:
+      reading: what may be read.
+      config: the choices.
+      packed: whether several users may share a row (`model.packs`).
 
     Raises:
       ValueError: no user has a training pair.
     """
-    lengths = np.asarray(reading.train_ends - reading.offsets[:-1])
-    users = np.flatnonzero(lengths > 0).astype(np.int32)
+    lengths = np.minimum(reading.train_ends - reading.offsets[:-1], most_read(config)).astype(np.int32)
+    order = np.argsort(lengths, kind="stable")
+    users = order[np.searchsorted(lengths[order], 1) :].astype(np.int32)
     if not users.size:
         raise ValueError("no user has a training pair: prepare a log with at least two positives before the split")
     num_steps = -(-len(users) // config.train.batch_size)
-    # One column of padding stays where there is room: the released filter reads what stands in column 0.
-    needed = np.minimum(np.minimum(lengths[users], most_read(config)) + 1, config.model.max_len)
-    widths = choose_widths(np.bincount(needed), num_widths=config.train.num_widths, num_steps=num_steps)
-    stratum = np.searchsorted(widths, needed)
-    return Strata(tuple(Stratum(users[stratum == i], width) for i, width in enumerate(widths)), num_steps)
+    counts = np.bincount(lengths[users])
+    strata, begin = [], 0
+    for width in packing.choose_widths(counts, num_widths=config.train.num_widths, num_steps=num_steps, packed=packed):
+        end = int(np.searchsorted(lengths[users], width, side="right"))
+        chosen, begin = users[begin:end], end
+        layout = packing.pack(lengths[chosen], width) if packed else np.arange(len(chosen), dtype=np.int32)[:, None]
+        strata.append(Stratum(chosen, lengths[chosen], layout, width))
+    return Strata(tuple(strata), num_steps)
 
 
 def most_read(config: Config) -> int:
@@ -95,38 +126,8 @@ def most_read(config: Config) -> int:
     return config.model.max_len - (margin + 1 if margin else 0)
 
 
-def choose_widths(counts: np.ndarray, *, num_widths: int, num_steps: int) -> list[int]:
-    """The widths that make an epoch's batches smallest, by dynamic programming over the histogram of lengths.
-
-    Args:
-      counts: [T + 1] how many users need each width.
-      num_widths: the most widths to use.
-      num_steps: batches that the users of a width are spread over.
-
-    Returns:
-      Increasing widths, the last one the greatest that is needed.
-    """
-    needed = np.flatnonzero(counts)
-    until = np.concatenate([[0], np.cumsum(counts[needed])])
-    # cost[i, j]: positions of a batch if widths needed[i..j] share needed[j]
-    rows = -(-(until[None, 1:] - until[:-1, None]) // num_steps)
-    cost = np.where(rows > 0, rows * needed[None, :], np.iinfo(np.int64).max // 2)
-    best, cuts = cost[0], []
-    for _ in range(min(num_widths, len(needed)) - 1):
-        # best[j]: cheapest cover of needed[0..j]; the last group begins after i, or there is no further group
-        options = np.vstack([best[None], best[:-1, None] + cost[1:]])
-        cuts.append(options.argmin(axis=0))
-        best = options.min(axis=0)
-    widths, last = [int(needed[-1])], len(needed) - 1
-    for cut in reversed(cuts):
-        if cut[last]:
-            last = int(cut[last]) - 1
-            widths.append(int(needed[last]))
-    return sorted(widths)
-
-
 def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[np.ndarray, ...]:
-    """Shuffles an epoch: which users are in which batch.
+    """Shuffles an epoch: which users are in which row, and which rows are in which batch.
 
     Args:
       strata: of `stratify`.
@@ -135,16 +136,18 @@ def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[n
       multiple: rows of a stratum are filled up to a multiple of this, the number of devices.
 
     Returns:
-      Per stratum, [steps, rows] users int32; -1 for fillers. But for those it is the same for any number of devices.
+      Per stratum, [steps, rows, P] users int32; -1 for fillers. But for those it is the same for any number of devices.
     """
     rng = np.random.default_rng((seed, epoch))
     batches = []
-    for users, _ in strata.strata:
-        rows = -(-len(users) // strata.num_steps)
-        grid = np.full((rows, strata.num_steps), -1, np.int32)
-        grid.reshape(-1)[: len(users)] = rng.permutation(users)
+    for users, lengths, layout, _ in strata.strata:
+        shuffled = users[np.lexsort((rng.random(len(users)), lengths))]
+        rows = -(-len(layout) // strata.num_steps)
+        grid = np.full((rows, strata.num_steps, layout.shape[1]), -1, np.int32)
+        there = np.where(layout >= 0, shuffled[layout], -1)
+        grid.reshape(-1, layout.shape[1])[: len(layout)] = rng.permutation(there)
         grid = grid[:, rng.permutation(strata.num_steps)]  # else the fillers would always be in the last batches
-        batches.append(np.pad(grid.T, ((0, 0), (0, -rows % multiple)), constant_values=-1))
+        batches.append(np.pad(grid.swapaxes(0, 1), ((0, 0), (0, -rows % multiple), (0, 0)), constant_values=-1))
     return tuple(batches)
 
 
@@ -153,8 +156,18 @@ def negatives_epoch(epoch: int, config: Config) -> int:
     return epoch if config.objective.resample_negatives else 0
 
 
+RandomBits = Callable[[Any, Any], Any]  # users [B, T] and which of their rows it is [B, T]: [B, T, M] uint32
+
+
 def assemble(
-    source: Columns, users: Any, bits: Any, *, width: int, config: Config, num_items: int, devices: int = 1
+    source: Columns,
+    users: Any,
+    random_bits: RandomBits,
+    *,
+    width: int,
+    config: Config,
+    num_items: int,
+    devices: int = 1,
 ) -> TrainBatch:
     """Gathers a batch; numpy arrays give numpy arrays, jax arrays (inside jit too) jax arrays.
 
@@ -163,8 +176,8 @@ def assemble(
 
     Args:
       source: of `columns`.
-      users: [B] int32; -1 for fillers.
-      bits: [B, width, M] uint32 words that choose the negatives.
+      users: [B, P] int32; -1 for fillers.
+      random_bits: draws the words that choose the negatives.
       width: T of this batch.
       config: the choices.
       num_items: N.
@@ -172,10 +185,9 @@ def assemble(
     """
     xp = users.__array_namespace__()
     reading, objective = source.reading, config.objective
-    items, watched, positives, skips, times = windows.window(
-        reading, users, reading.train_ends, width=width, limit=most_read(config)
-    )
-    known = xp.maximum(users, 0)
+    rows = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
+    positives, skips, known = rows.targets, rows.skips, xp.maximum(rows.users, 0)
+    bits = random_bits(known, rows.ranks)
     if objective.negatives == "uniform":
         drawn = negatives.draw(source.seen, known, bits, num_items)
     elif objective.negatives == "skips":
@@ -193,10 +205,12 @@ def assemble(
     if objective.sampled_form == "softmax":
         if objective.negatives == "uniform":
             chances = negatives.log_chance_unseen(source.seen, known, num_items)
-            chances = xp.broadcast_to(chances[:, None, None], drawn.shape)
+            chances = xp.broadcast_to(chances[..., None], drawn.shape)
         else:  # of targets of the batch as if they were drawn from the whole training part
             chances = negatives.log_chance(_counted(source), drawn)
-    return TrainBatch(users, items, watched, positives, drawn, skips, chances, times)
+    return TrainBatch(
+        users, rows.items, rows.watched, positives, drawn, skips, chances, rows.times, segments=rows.segments
+    )
 
 
 def _counted(source: Columns) -> negatives.Popularity:

@@ -105,7 +105,7 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
     num_items = dataset.info.num_items
     split = splits.split(dataset.log, config.data).valid
     source = pipeline.columns(dataset.log, split, config, num_items=num_items)
-    strata = pipeline.stratify(source.reading, config)
+    strata = pipeline.stratify(source.reading, config, packed=model.packs(config))
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * strata.num_steps)
     pipelines = {"resident": training.resident_epoch, "streamed": training.streamed_epoch}
     named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
@@ -125,7 +125,7 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
         initial=initial,
         blank=lambda: training.init_state(config, tx, num_items=num_items),
         steps_per_epoch=strata.num_steps,
-        users=sum(len(stratum.users) for stratum in strata.strata),
+        users=strata.num_users,
     )
 
 

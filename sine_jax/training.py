@@ -92,6 +92,9 @@ def resident_epoch(
 ) -> RunEpoch:
     """Trains with the log on the device: batches are gathered there, many steps to a dispatch.
 
+    An epoch's order is sent there once, and reports come back once a dispatch; nothing else passes between the host and
+    the device.
+
     Returns:
       A function of the state, the epoch, and a receiver of reports (each value [steps]), that returns the new state.
     """
@@ -101,11 +104,13 @@ def resident_epoch(
 
     def run(state: TrainState, shared: Any, users: Sequence[Array]) -> tuple[TrainState, Report]:
         """Runs `count` of up to `length` steps: an epoch's last dispatch may do fewer, in the same shape."""
-        resident, epoch, seed, count = shared
+        resident, epoch, seed, begin, count = shared
 
         def gather(i: Array | int) -> tuple[TrainBatch, ...]:
             return tuple(
-                _gather(resident, rows[:, i], epoch, seed, width=stratum.width, num_items=num_items, config=config)
+                _gather(
+                    resident, rows[:, begin + i], epoch, seed, width=stratum.width, num_items=num_items, config=config
+                )
                 for rows, stratum in zip(users, strata.strata, strict=True)
             )
 
@@ -122,16 +127,12 @@ def resident_epoch(
 
     def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
         batches = _epoch_batches(strata, config, epoch)
-        rows = parallel.shard(parallel.process_rows(tuple(np.ascontiguousarray(b.T) for b in batches)))
+        by_row = tuple(np.ascontiguousarray(batch.swapaxes(0, 1)) for batch in batches)
+        rows = parallel.place_rows(parallel.process_rows(by_row))
+        drawn, seed = np.int32(pipeline.negatives_epoch(epoch, config)), np.uint32(config.train.seed)
         for begin in range(0, strata.num_steps, length):
             count = min(length, strata.num_steps - begin)
-            taken = np.minimum(np.arange(begin, begin + length), strata.num_steps - 1)
-            drawn = np.int32(pipeline.negatives_epoch(epoch, config))
-            yield (
-                count,
-                (resident, drawn, np.uint32(config.train.seed), np.int32(count)),
-                tuple(r[:, :, taken] for r in rows),
-            )
+            yield count, (resident, *parallel.replicate((drawn, seed, np.int32(begin), np.int32(count)))), rows
 
     def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
         return _run_calls(dispatch, state, calls(epoch), receive)
@@ -184,32 +185,37 @@ def host_batches(
     num_items: int,
     devices: int = 1,
 ) -> tuple[TrainBatch, ...]:
-    """The batches of one step as numpy arrays, one per stratum, for its users [rows] of `pipeline.schedule`.
+    """The batches of one step as numpy arrays, one per stratum, for its users [rows, P] of `pipeline.schedule`.
 
     They are made to be split over `devices`: each then has the batches that it would gather itself.
     """
     drawn = pipeline.negatives_epoch(epoch, config)
+    seed, number = np.uint32(config.train.seed), config.objective.num_negatives
+
+    def random_bits(owners: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+        return np.asarray(parallel.on_host(_random_bits)(seed, drawn, owners, ranks, number))
+
     batches = []
     for rows, stratum in zip(users, strata.strata, strict=True):
-        shape = (stratum.width, config.objective.num_negatives)
-        bits = parallel.on_host(_random_bits)(np.uint32(config.train.seed), drawn, rows, shape)
-        bits = np.asarray(bits)
         assembled = pipeline.assemble(
-            source, rows, bits, width=stratum.width, config=config, num_items=num_items, devices=devices
+            source, rows, random_bits, width=stratum.width, config=config, num_items=num_items, devices=devices
         )
         batches.append(assembled)
     return tuple(batches)
 
 
-_random_bits = jax.jit(negatives.random_bits, static_argnums=3)
+_random_bits = jax.jit(negatives.random_bits, static_argnums=4)
 
 
 def _gather(
     source: pipeline.Columns, users: Array, epoch: Array, seed: Array, *, width: int, num_items: int, config: Config
 ) -> TrainBatch:
     """The same batch, inside jit."""
-    bits = negatives.random_bits(seed, epoch, users, (width, config.objective.num_negatives))
-    return pipeline.assemble(source, users, bits, width=width, config=config, num_items=num_items)
+
+    def random_bits(owners: Array, ranks: Array) -> Array:
+        return negatives.random_bits(seed, epoch, owners, ranks, config.objective.num_negatives)
+
+    return pipeline.assemble(source, users, random_bits, width=width, config=config, num_items=num_items)
 
 
 def _epoch_batches(strata: pipeline.Strata, config: Config, epoch: int) -> tuple[np.ndarray, ...]:

@@ -4,6 +4,7 @@ Axis letters, the same in every docstring, comment and einsum string:
 
   B  users in a batch
   T  positions of the sequence that is read (the window, left-padded with PAD)
+  P  users that a row of a training batch has room for
   D  width of the model
   K  sub-interests
   C  candidate items of a user
@@ -52,11 +53,16 @@ class EventLog(NamedTuple):
 
 
 class Histories(NamedTuple):
-    """What the encoder reads: the last exposures of each user, left-padded with PAD."""
+    """What the encoder reads: the last exposures of each user, left-padded with PAD.
+
+    A row may hold several users, one after the other, so that little of it is padding: `segments` then tells them
+    apart, and nothing may pass from one to another.
+    """
 
     items: Array  # [B, T] int32
     watched: Array  # [B, T] bool, False where the exposure was skipped (only where skips are read)
     times: Array | None = None  # [B, T] int32, s since any origin; None where times are not read
+    segments: Array | None = None  # [B, T] int32, the same throughout a user's part of a row; None for one user a row
 
 
 class TrainBatch(NamedTuple):
@@ -65,7 +71,7 @@ class TrainBatch(NamedTuple):
     A row without users (a filler) is all PAD. A position has targets only where `positives` is not PAD.
     """
 
-    users: Array  # [B] int32, 0..U-1
+    users: Array  # [B, P] int32, 0..U-1, the users of each row in order; -1 for fillers
     items: Array  # [B, T] int32, what is read
     watched: Array  # [B, T] bool, its polarity
     positives: Array  # [B, T] int32, the item watched next
@@ -73,11 +79,12 @@ class TrainBatch(NamedTuple):
     skips: Array  # [B, T, S] int32, skipped around the positive, nearest first
     log_chances: Array | None = None  # [B, T, M] log-probability that each negative was drawn; None where not asked for
     times: Array | None = None  # [B, T] int32, s, of what is read; None where times are not read
+    segments: Array | None = None  # [B, T] int32, whose part of the row it is; None where rows have one user each
 
     @property
     def histories(self) -> Histories:
         """The inputs alone."""
-        return Histories(self.items, self.watched, self.times)
+        return Histories(self.items, self.watched, self.times, self.segments)
 
 
 class EvalBatch(NamedTuple):

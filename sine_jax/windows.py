@@ -18,6 +18,9 @@ class Window(NamedTuple):
     targets: Any  # [B, T]
     skips: Any  # [B, T, S]
     times: Any  # [B, T], or None
+    users: Any  # [B, T], whose row it is
+    ranks: Any  # [B, T], which of the user's rows it is, from 0
+    segments: Any  # [B, T], which of the window's users that is; None where it has one
 
 
 class Reading(NamedTuple):
@@ -129,30 +132,41 @@ def _seconds(times: np.ndarray) -> np.ndarray:
 
 
 def window(reading: Reading, users: Any, ends: Any, *, width: int, limit: int | None = None) -> Window:
-    """The last rows of each user before an end, left-padded.
+    """The last rows of each user before an end, those of a row's users side by side at its right.
 
     Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
 
     Args:
       reading: what `read` laid out.
-      users: [B] user of each window; below 0 for a filler, which is all PAD.
-      ends: [U] end (exclusive) of each user's window, such as `reading.train_ends`.
+      users: [B, P] users of each window; below 0 for fillers, which take no room and come last.
+      ends: [U] end (exclusive) of what is read of each user, such as `reading.train_ends`.
       width: T, columns of the window.
-      limit: the most rows that are read, so that the first columns stay empty; `width` by default.
+      limit: the most rows that are read of a user, so that the first columns stay empty; `width` by default.
 
     Returns:
-      Items, targets and skips PAD, the rest 0 where there is no row.
+      Items, targets and skips PAD, users -1, the rest 0 where there is no row.
     """
     xp = reading.items.__array_namespace__()
     known = xp.maximum(users, 0)
-    columns = ends[known][:, None] - width + xp.arange(width, dtype=ends.dtype)[None, :]
-    begins = xp.maximum(reading.offsets[known], ends[known] - (width if limit is None else limit))
-    valid = (columns >= begins[:, None]) & (users >= 0)[:, None]
-    columns = xp.where(valid, columns, 0)
+    last, first = ends[known], reading.offsets[known]
+    lengths = xp.where(users >= 0, xp.minimum(last - first, min(width, width if limit is None else limit)), 0)
+    stops = width - (xp.sum(lengths, axis=1, keepdims=True) - xp.cumsum(lengths, axis=1))  # where each user's part ends
+    column = xp.arange(width, dtype=ends.dtype)[None, :]
+    place = xp.sum(stops[:, None, :] <= column[..., None], axis=2)  # users whose part is over
+    place = xp.minimum(place, users.shape[1] - 1)
+
+    def of_column(values: Any) -> Any:
+        return xp.take_along_axis(values, place, axis=1)
+
+    valid = column >= width - xp.sum(lengths, axis=1, keepdims=True)
+    rows = xp.where(valid, of_column(last) - of_column(stops) + column, 0)
     return Window(
-        items=xp.where(valid, reading.items[columns], PAD),
-        watched=valid & reading.watched[columns],
-        targets=xp.where(valid, reading.targets[columns], PAD),
-        skips=xp.where(valid[..., None], reading.skips[columns], PAD),
-        times=None if reading.times is None else xp.where(valid, reading.times[columns], 0),
+        items=xp.where(valid, reading.items[rows], PAD),
+        watched=valid & reading.watched[rows],
+        targets=xp.where(valid, reading.targets[rows], PAD),
+        skips=xp.where(valid[..., None], reading.skips[rows], PAD),
+        times=None if reading.times is None else xp.where(valid, reading.times[rows], 0),
+        users=xp.where(valid, of_column(users), -1),
+        ranks=xp.where(valid, rows - of_column(first), 0),
+        segments=place.astype(xp.int32) if users.shape[1] > 1 else None,
     )

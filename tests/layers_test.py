@@ -11,7 +11,7 @@ LAUNCH = PACKAGE.parent / "launch"
 # From the words at the bottom to a run at the top; a module imports only from rows below its own.
 ROWS = [
     ["types", "config"],
-    ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "progress", "scoring", "plots"],
+    ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "packing", "progress", "scoring", "plots"],
     [
         "comparison",
         "labels",

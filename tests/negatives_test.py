@@ -26,7 +26,7 @@ def test_every_rank_gives_the_item_of_that_rank_in_the_complement(xp, own):
     num_items = 9
     seen = jax.tree.map(xp.asarray, seen_of([[4], own, [3, 1]], num_items))
     complement = sorted(set(range(1, num_items + 1)) - set(own))
-    bits = xp.arange(len(complement), dtype=xp.uint32).reshape(1, -1, 1)
+    bits = xp.arange(len(complement), dtype=xp.uint32)[None, :]
     drawn = negatives.draw(seen, xp.asarray([1]), bits, num_items)
     assert np.asarray(drawn).ravel().tolist() == complement
 
@@ -36,7 +36,7 @@ def test_draws_from_a_large_catalogue_equal_brute_force():
     own = [rng.integers(1, num_items + 1, size=size) for size in (0, 1, 50, 400, 3000)]
     seen = seen_of(own, num_items)
     bits = rng.integers(0, 2**32, size=(5, 40, 2), dtype=np.uint32)
-    drawn = negatives.draw(seen, np.arange(5), bits, num_items)
+    drawn = negatives.draw(seen, np.arange(5)[:, None].repeat(40, axis=1), bits, num_items)
     for user, items in enumerate(own):
         complement = np.setdiff1d(np.arange(1, num_items + 1), items)
         np.testing.assert_array_equal(drawn[user], complement[bits[user] % len(complement)])
@@ -45,8 +45,8 @@ def test_draws_from_a_large_catalogue_equal_brute_force():
 def test_draws_are_uniform_over_unseen_items_and_never_seen():
     num_items, draws = 8, 20_000
     seen = jax.tree.map(jnp.asarray, seen_of([[2, 3, 7]], num_items))
-    users = jnp.zeros(1, jnp.int32)
-    drawn = negatives.draw(seen, users, negatives.random_bits(0, 0, users, (draws, 1)), num_items)
+    users = jnp.zeros(draws, jnp.int32)
+    drawn = negatives.draw(seen, users, negatives.random_bits(0, 0, users, jnp.arange(draws), 1), num_items)
     counts = np.bincount(np.asarray(drawn).ravel(), minlength=num_items + 1)
     unseen, deviation = [1, 4, 5, 6, 8], np.sqrt(draws * 1 / 5 * 4 / 5)
     assert counts[unseen].sum() == draws
@@ -54,23 +54,36 @@ def test_draws_are_uniform_over_unseen_items_and_never_seen():
 
 
 def test_without_exclusion_every_item_is_drawn_by_its_rank():
-    bits = np.arange(6, dtype=np.uint32).reshape(2, 3, 1)
+    bits = np.arange(6, dtype=np.uint32).reshape(2, 3)
     drawn = negatives.draw(negatives.none_seen(2), np.arange(2), bits, 4)
     np.testing.assert_array_equal(drawn, 1 + bits % 4)
 
 
 def test_bits_of_a_user_depend_on_seed_and_epoch_but_not_on_the_batch():
-    alone = negatives.random_bits(3, 1, jnp.array([7]), (5, 2))
-    among = negatives.random_bits(3, 1, jnp.array([2, 7, 4]), (5, 2))
-    np.testing.assert_array_equal(alone[0], among[1])
-    for seed, epoch, user in ((4, 1, 7), (3, 2, 7), (3, 1, 8)):
-        assert (negatives.random_bits(seed, epoch, jnp.array([user]), (5, 2)) != alone).any()
+    alone = negatives.random_bits(3, 1, jnp.array([7]), jnp.array([5]), 3)
+    among = negatives.random_bits(3, 1, jnp.array([[2, 7], [7, 4]]), jnp.array([[5, 4], [5, 5]]), 3)
+    np.testing.assert_array_equal(alone[0], among[1, 0])
+    for seed, epoch, user, rank in ((4, 1, 7, 5), (3, 2, 7, 5), (3, 1, 8, 5), (3, 1, 7, 6)):
+        other = negatives.random_bits(seed, epoch, jnp.array([user]), jnp.array([rank]), 3)
+        assert not np.intersect1d(other, alone).size
+
+
+def test_bits_of_users_and_rows_are_independent():
+    """Each bit of each word, over users, over rows and over words, against chance."""
+    users, ranks = np.meshgrid(np.arange(64), np.arange(64), indexing="ij")
+    words = np.asarray(negatives.random_bits(0, 0, jnp.asarray(users), jnp.asarray(ranks), 2))
+    bits = ((words[..., None] >> np.arange(32, dtype=np.uint32)) & 1).astype(float) - 0.5
+    assert len(np.unique(words)) == words.size
+    for first, second in ((bits[1:], bits[:-1]), (bits[:, 1:], bits[:, :-1]), (bits[..., :1, :], bits[..., 1:, :])):
+        agreement = 4 * (first * second).mean(axis=(0, 1))
+        np.testing.assert_allclose(agreement, 0, atol=5 / np.sqrt(first[..., 0, 0].size))
+    np.testing.assert_allclose(bits.mean(axis=(0, 1)), 0, atol=2.5 / 64)
 
 
 def test_exposures_after_the_bound_are_not_excluded():
     log = log_of([[1, 2, 3], [4, 1]])
     seen = negatives.seen_until(log, np.array([1, 5]), 4)
-    bits = np.arange(3, dtype=np.uint32).reshape(1, 3, 1)
+    bits = np.arange(3, dtype=np.uint32)[None, :]
     assert negatives.draw(seen, np.array([0]), bits, 4).ravel().tolist() == [2, 3, 4]
 
 

@@ -44,17 +44,19 @@ def batch() -> TrainBatch:
     draw = functools.partial(rng.integers, 1, N + 1)
     read = histories()
     targets = map(jnp.asarray, (draw((B, T)), draw((B, T, 1)), draw((B, T, 2))))
-    return TrainBatch(jnp.arange(B), read.items, read.watched, *targets)
+    return TrainBatch(jnp.arange(B)[:, None], read.items, read.watched, *targets)
 
 
 def scores_everywhere(name: str, read: Histories) -> np.ndarray:
     """[B, T, N] after each exposure."""
-    width = read.items.shape[1]
-    nothing = jnp.zeros((B, width), jnp.int32)
-    windows = TrainBatch(jnp.arange(B), read.items, read.watched, nothing, nothing[..., None], nothing[..., None])
+    rows, width = read.items.shape
+    nothing = jnp.zeros((rows, width), jnp.int32)
+    users = jnp.arange(rows)[:, None]
+    windows = TrainBatch(users, read.items, read.watched, nothing, nothing[..., None], nothing[..., None])
+    windows = windows._replace(segments=read.segments)
     config, params = configured(name), parameters(name)
     state = model.apply(params, windows, config).state
-    items = jnp.broadcast_to(jnp.arange(1, N + 1), (B, width, N))
+    items = jnp.broadcast_to(jnp.arange(1, N + 1), (rows, width, N))
     return np.asarray(model.score_candidates(params, state, items, config))
 
 
@@ -75,6 +77,20 @@ def test_nothing_later_is_read(name):
 def test_neither_padding_nor_width_counts(name):
     narrow, wide = scores_everywhere(name, histories()), scores_everywhere(name, histories(padding=T))
     np.testing.assert_allclose(narrow, wide[:, T:], rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_users_of_one_row_are_read_as_if_each_had_its_own(name):
+    read = histories()
+    lengths = [T, T - 2, 1]
+    shared = jax.tree.map(lambda x: jnp.concatenate([x[i, :n] for i, n in enumerate(lengths)])[None], read)
+    parts = jnp.repeat(jnp.arange(B), jnp.array(lengths), total_repeat_length=sum(lengths))[None]
+    padding = ((0, 0), (2 * T - sum(lengths), 0))
+    shared = shared._replace(segments=parts)
+    packed = scores_everywhere(name, jax.tree.map(lambda x: jnp.pad(x, padding), shared))[0, padding[1][0] :]
+    assert network.find(name).packs
+    for part, scores in enumerate(np.split(packed, np.cumsum(lengths)[:-1])):
+        np.testing.assert_allclose(scores, scores_everywhere(name, read)[part, : lengths[part]], rtol=1e-4, atol=1e-5)
 
 
 @EVERY

@@ -29,40 +29,31 @@ def configured(**overrides):
     return configs.replace(presets.default(), small | {k.replace("__", "."): v for k, v in overrides.items()})
 
 
-def prepared(config, log=None):
+def prepared(config, log=None, packed=True):
     log = random_log() if log is None else log
     split = splits.split(log, config.data).valid
     source = pipeline.columns(log, split, config, num_items=NUM_ITEMS)
-    return source, pipeline.stratify(source.reading, config)
+    return source, pipeline.stratify(source.reading, config, packed=packed)
 
 
 def sizes(stratum, config):
     return {"width": stratum.width, "config": config, "num_items": NUM_ITEMS}
 
 
-def assemble(source, stratum, users, config, epoch=0):
-    bits = negatives.random_bits(0, epoch, jnp.asarray(users), (stratum.width, config.objective.num_negatives))
-    return pipeline.assemble(source, users, np.asarray(bits), **sizes(stratum, config))
+def random_bits(users, ranks, number=2):
+    return negatives.random_bits(0, 0, users, ranks, number)
 
 
-@pytest.mark.parametrize("num_widths", [1, 2, 3, 4])
-def test_widths_are_the_cheapest_there_are(num_widths):
-    counts, num_steps = np.array([0, 9, 0, 4, 7, 1, 12, 0, 3]), 2
-    needed = np.flatnonzero(counts)
-
-    def cost(widths):
-        places = np.searchsorted(widths, needed)
-        users = np.bincount(places, counts[needed], minlength=len(widths))
-        return int((np.ceil(users / num_steps) * np.array(widths)).sum())
-
-    every = [
-        sorted([*chosen, needed[-1]])
-        for size in range(num_widths)
-        for chosen in itertools.combinations(needed[:-1].tolist(), size)
-    ]
-    widths = pipeline.choose_widths(counts, num_widths=num_widths, num_steps=num_steps)
-    assert len(widths) <= num_widths and widths[-1] == needed[-1]
-    assert cost(widths) == min(map(cost, every))
+def assemble(source, stratum, users, config):
+    """Users [B, P] of a row each, or [B] who have it alone."""
+    users = users if users.ndim == 2 else users[:, None]
+    number = config.objective.num_negatives
+    return pipeline.assemble(
+        source,
+        users,
+        lambda *where: np.asarray(random_bits(*map(jnp.asarray, where), number)),
+        **sizes(stratum, config),
+    )
 
 
 def test_every_user_with_a_pair_is_in_exactly_one_batch_of_an_epoch():
@@ -75,14 +66,52 @@ def test_every_user_with_a_pair_is_in_exactly_one_batch_of_an_epoch():
     assert strata.num_steps == -(-len(trained) // config.train.batch_size)
 
 
-def test_a_window_holds_all_of_its_user_and_a_padding_column_where_there_is_room():
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_window_holds_all_of_its_users(packed):
+    config = configured()
+    source, strata = prepared(config, packed=packed)
+    lengths = np.minimum(np.append(source.reading.train_ends - source.reading.offsets[:-1], 0), config.model.max_len)
+    for stratum in strata.strata:
+        users = np.where(stratum.layout < 0, -1, stratum.users[stratum.layout])
+        assert packed or users.shape[1] == 1
+        batch = assemble(source, stratum, users, config)
+        np.testing.assert_array_equal((batch.items != PAD).sum(1), lengths[users].sum(1))
+        assert lengths[users].sum(1).max() == stratum.width
+
+
+def test_users_who_share_rows_get_the_pairs_that_they_get_alone():
     config = configured()
     source, strata = prepared(config)
     for stratum in strata.strata:
-        batch = assemble(source, stratum, stratum.users, config)
-        lengths = (source.reading.train_ends - source.reading.offsets[:-1])[stratum.users]
-        np.testing.assert_array_equal((batch.items != PAD).sum(1), np.minimum(lengths, config.model.max_len))
-        assert (lengths < stratum.width).all() or stratum.width == config.model.max_len
+        shared = assemble(source, stratum, np.where(stratum.layout < 0, -1, stratum.users[stratum.layout]), config)
+        alone = assemble(source, stratum, stratum.users, config)
+
+        def pairs(batch):
+            there = batch.items != PAD
+            own = np.sort(batch.users[:, :1], axis=1) if batch.segments is None else batch.users
+            place = np.zeros(there.shape, int) if batch.segments is None else batch.segments
+            owners = np.take_along_axis(own, place, axis=1)[there]
+            columns = [
+                batch.items,
+                batch.positives,
+                batch.negatives[..., 0],
+                batch.negatives[..., 1],
+                batch.skips[..., 0],
+            ]
+            found = np.stack([owners, *(column[there] for column in columns)], axis=1)
+            return found[np.argsort(owners, kind="stable")]
+
+        np.testing.assert_array_equal(pairs(shared), pairs(alone))
+
+
+def test_hardly_anything_is_padding_on_lengths_as_they_are():
+    lengths = np.minimum(1 + np.random.default_rng(0).geometric(1 / 14, 4000), 90)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    reading = prepared(configured())[0].reading._replace(offsets=offsets, train_ends=offsets[1:])
+    config = configs.replace(presets.default(), {"model.max_len": 200})
+    shared, alone = (pipeline.stratify(reading, config, packed=packed) for packed in (True, False))
+    assert shared.tokens == alone.tokens == lengths.sum()
+    assert shared.columns < 1.1 * shared.tokens < 1.2 * shared.tokens < alone.columns
 
 
 def test_batches_are_the_same_for_any_number_of_devices_but_for_fillers():
@@ -107,10 +136,10 @@ def test_order_follows_from_seed_and_epoch():
 def test_host_and_device_assemble_the_same_batch():
     config = configured()
     source, strata = prepared(config)
-    users = np.append(strata.strata[0].users[:5], -1).astype(np.int32)
+    users = np.where(strata.strata[0].layout < 0, -1, strata.strata[0].users[strata.strata[0].layout])
     host = assemble(source, strata.strata[0], users, config)
-    device = jax.jit(lambda s, u, b: pipeline.assemble(s, u, b, **sizes(strata.strata[0], config)))(
-        jax.tree.map(jnp.asarray, source), users, negatives.random_bits(0, 0, users, (strata.strata[0].width, 2))
+    device = jax.jit(lambda s, u: pipeline.assemble(s, u, random_bits, **sizes(strata.strata[0], config)))(
+        jax.tree.map(jnp.asarray, source), users
     )
     jax.tree.map(np.testing.assert_array_equal, host, device)
 
@@ -195,9 +224,9 @@ def test_official_batches_are_the_sequences_of_the_released_code(golden_dir):
     source = pipeline.columns(log, splits.split(log, config.data).valid, config, num_items=num_items)
     trained = 0
     for stratum in pipeline.stratify(source.reading, config).strata:
-        bits = np.zeros((len(stratum.users), stratum.width, 1), np.uint32)
         size = {"width": stratum.width, "config": config, "num_items": num_items}
-        batch = pipeline.assemble(source, stratum.users, bits, **size)
+        bits = np.zeros((len(stratum.users), stratum.width, 1), np.uint32)
+        batch = pipeline.assemble(source, stratum.users[:, None], lambda *_: bits, **size)  # noqa: B023
         for row, user in enumerate(stratum.users):
             train_items, train_feedback = map(np.array, expected["users"][lines[user][0]]["train"])
             positives = np.flatnonzero(train_feedback)
@@ -220,7 +249,7 @@ def test_other_negatives_are_never_the_users_own_watched_items(kind):
     found = set()
     for stratum in strata.strata:
         batch = assemble(source, stratum, stratum.users, config)
-        for row, user in enumerate(batch.users):
+        for row, user in enumerate(batch.users[:, 0]):
             own = slice(log.offsets[user], source_end(log, config, user))
             watched = set(log.items[own][log.feedback[own] == WATCHED].tolist())
             drawn = set(batch.negatives[row].ravel().tolist()) - {PAD}

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from pipeline_test import NUM_ITEMS, configured, prepared
 
-from sine_jax import negatives, optimizer, parallel, pipeline, training
+from sine_jax import config as configs
+from sine_jax import model, negatives, optimizer, parallel, pipeline, presets, training
+from sine_jax.objectives import objective
 
 SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "train__num_widths": 2}
 
@@ -49,10 +51,14 @@ def test_the_host_makes_the_batches_that_each_device_would_gather(kind, form):
     host = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS, devices=4)
     for batch, rows, stratum in zip(host, users, strata.strata, strict=True):
         parts = zip(*(np.split(x, 4) for x in batch if x is not None), strict=True)
-        for mine, part in zip(rows.reshape(4, -1), parts, strict=True):
-            bits = negatives.random_bits(config.train.seed, 0, mine, (stratum.width, config.objective.num_negatives))
+        for mine, part in zip(np.split(rows, 4), parts, strict=True):
+
+            def random_bits(owners, ranks):
+                drawn = negatives.random_bits(config.train.seed, 0, owners, ranks, config.objective.num_negatives)
+                return np.asarray(drawn)
+
             size = {"width": stratum.width, "config": config, "num_items": NUM_ITEMS}
-            alone = pipeline.assemble(source, mine, np.asarray(bits), **size)
+            alone = pipeline.assemble(source, mine, random_bits, **size)
             for expected, found in zip([x for x in alone if x is not None], part, strict=True):
                 np.testing.assert_array_equal(found, expected)
                 assert found.dtype.itemsize <= 4
@@ -81,6 +87,44 @@ def test_nothing_is_compiled_after_the_first_epoch(resident):
     assert not compiled
     jax.jit(lambda x: x + len(compiled))(1.0)
     assert compiled  # the listener does hear
+
+
+def test_nothing_but_an_epochs_order_and_its_reports_passes_between_host_and_device(resident):
+    state, _, run_epoch = resident
+    state = jax.tree.map(lambda a: a.copy(), state)
+    reports = []
+    with jax.transfer_guard("disallow"):  # of what is not told to
+        run_epoch(state, 4, reports.append)
+        with pytest.raises(Exception, match="[Dd]isallowed"):
+            jax.jit(lambda x: x + 1)(np.ones(3))
+    assert reports
+
+
+PACKED = {
+    "default": {},
+    "best": {},
+    "official": {"model.dropout": 0.0, "data.window_margin": 0},
+    "filter": {"model.active": "filter", "model.filter_strength": 0.5, "objective.active": 0.0},
+    "soft": {"objective.sampled_form": "softmax", "objective.negatives": "popularity"},
+}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_the_gradient_of_packed_rows_is_that_of_a_row_for_each_user(name):
+    small = {"model.dim": 4, "model.num_blocks": 1, "model.max_len": 12, "model.dropout": 0.0}
+    small |= {"train.batch_size": 1000, "train.num_widths": 2, "objective.num_negatives": 2}
+    config = configs.replace(presets.PRESETS.get(name, presets.default)(), small | PACKED[name])
+    found = []
+    for packed in (True, False):
+        source, strata = prepared(config, packed=packed)
+        users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
+        batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
+        assert packed == any(batch.segments is not None for batch in batches)
+        params = model.init(jax.random.key(0), config, NUM_ITEMS)
+        found.append(jax.value_and_grad(objective, has_aux=True)(params, batches, None, config))
+    packed, alone = found
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6), packed, alone)
+    assert sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(packed[1])) > 0
 
 
 def test_one_step_without_devices_reports_every_term_and_norm():

@@ -77,8 +77,9 @@ def test_windows_are_left_padded_and_end_where_told():
     reading = windows.read(log, splits.last_positive(log, after_target=True).valid, num_skips=2, read_skips=True)
     users = np.array([3, -1, 7])
     for width in (1, 4, 64):
-        items, watched, targets, skips, times = windows.window(reading, users, reading.history_ends, width=width)
-        assert times is None
+        found = windows.window(reading, users[:, None], reading.history_ends, width=width)
+        items, watched, targets, skips = found[:4]
+        assert found.times is found.segments is None
         assert items.shape == watched.shape == targets.shape == skips.shape[:2] == (3, width)
         for row, user in enumerate(users):
             rows = np.arange(reading.offsets[user], reading.history_ends[user])[-width:] if user >= 0 else []
@@ -88,15 +89,32 @@ def test_windows_are_left_padded_and_end_where_told():
             np.testing.assert_array_equal(skips[row, width - len(rows) :], reading.skips[list(rows)])
 
 
+def test_users_of_a_row_stand_side_by_side_at_its_right():
+    log = random_log()
+    reading = windows.read(log, splits.last_positive(log, after_target=True).valid, num_skips=2, read_skips=True)
+    users = np.array([[3, 8, 5], [7, -1, -1], [-1, -1, -1]])
+    found = windows.window(reading, users, reading.history_ends, width=90, limit=11)
+    for row, own in enumerate(users):
+        parts = [np.arange(reading.offsets[u], reading.history_ends[u])[-11:] for u in own if u >= 0]
+        rows = np.concatenate([*parts, np.zeros(0, int)]).astype(int)
+        empty, lengths = 90 - len(rows), [len(part) for part in parts]
+        assert not found.items[row, :empty].any() and (found.users[row, :empty] == -1).all()
+        np.testing.assert_array_equal(found.items[row, empty:], reading.items[rows])
+        np.testing.assert_array_equal(found.targets[row, empty:], reading.targets[rows])
+        np.testing.assert_array_equal(found.users[row, empty:], np.repeat(own[own >= 0], lengths))
+        np.testing.assert_array_equal(found.segments[row, empty:], np.repeat(np.arange(len(parts)), lengths))
+        np.testing.assert_array_equal(found.ranks[row, empty:], rows - reading.offsets[found.users[row, empty:]])
+
+
 def test_numpy_and_jax_agree():
     log = random_log()
     reading = windows.read(
         log, splits.last_positive(log, after_target=True).valid, num_skips=2, read_skips=True, read_times=True
     )
     reading = jax.tree.map(lambda a: a.astype(np.int32) if a.dtype == np.int64 else a, reading)
-    users = np.array([0, -1, 5, 39], np.int32)
-    on_host = windows.window(reading, users, reading.train_ends, width=9)
-    on_device = jax.jit(lambda r, u: windows.window(r, u, r.train_ends, width=9))(
+    users = np.array([[0, 5, -1], [39, 5, 3], [-1, -1, -1], [7, -1, -1]], np.int32)
+    on_host = windows.window(reading, users, reading.train_ends, width=60)
+    on_device = jax.jit(lambda r, u: windows.window(r, u, r.train_ends, width=60))(
         jax.tree.map(jnp.asarray, reading), jnp.asarray(users)
     )
     for host, device in zip(on_host, on_device, strict=True):
@@ -113,7 +131,7 @@ def test_times_are_seconds_since_the_first_exposure_of_the_log():
     assert reading.times.dtype == np.int32
     user = int(np.argmax(reading.history_ends - reading.offsets[:-1]))
     end = reading.history_ends[user]
-    found = windows.window(reading, np.array([user]), reading.history_ends, width=4)
+    found = windows.window(reading, np.array([[user]]), reading.history_ends, width=4)
     np.testing.assert_array_equal(found.times[0], reading.times[end - 4 : end])
 
 

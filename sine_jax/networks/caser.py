@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sine_jax.dropout import Dropout
-from sine_jax.network import Network
+from sine_jax.network import Network, places
 from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import Array, Histories
 
@@ -28,6 +28,7 @@ class Caser(Network):
       arXiv 1809.07426.
     """
 
+    packs: ClassVar[bool] = True
     last: ClassVar[int] = 5
     filters: ClassVar[int] = 16
     vertical: ClassVar[int] = 4
@@ -37,7 +38,8 @@ class Caser(Network):
         """See `Network`."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x = self.embed(self.table(), histories, deterministic=deterministic)
-        images = jnp.stack([_shifted(x, by) for by in reversed(range(self.last))], axis=2)  # [B, T, L, D]
+        rank = places(histories).rank
+        images = jnp.stack([_shifted(x, rank, by) for by in reversed(range(self.last))], axis=2)  # [B, T, L, D]
         features = []
         for height in range(1, self.last + 1):
             filters = nn.Dense(self.filters, dtype=dtype, name=f"horizontal_{height}")
@@ -50,6 +52,6 @@ class Caser(Network):
         return Outputs(of_vector(nn.relu(nn.Dense(config.dim, dtype=dtype, name="forward")(z)) + x))
 
 
-def _shifted(x: Array, by: int) -> Array:
-    """What was read `by` exposures before: [B, T, D], zeros before the first."""
-    return jnp.pad(x, ((0, 0), (by, 0), (0, 0)))[:, : x.shape[1]]
+def _shifted(x: Array, rank: Array, by: int) -> Array:
+    """What was read `by` exposures before [B, T, D], zeros before the user's first; `rank` [B, T] counts from it."""
+    return jnp.pad(x, ((0, 0), (by, 0), (0, 0)))[:, : x.shape[1]] * (rank >= by)[..., None]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from sine_jax.network import Network
 from sine_jax.scoring import Outputs, UserState
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class ComiRec(Network):
@@ -19,6 +21,8 @@ class ComiRec(Network):
       Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020, arXiv 2005.09347.
     """
 
+    packs: ClassVar[bool] = True
+
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """See `Network`."""
@@ -26,7 +30,7 @@ class ComiRec(Network):
         x = self.embed(self.table(), histories, deterministic=deterministic)
         hidden = jnp.tanh(nn.Dense(4 * config.dim, use_bias=False, dtype=config.dtype, name="hidden")(x))
         logits = nn.Dense(config.num_interests, use_bias=False, dtype=config.dtype, name="interests_of")(hidden)
-        where = self.visible(histories.items != PAD)[:, None]
+        where = self.visible(histories)[:, None]
         logits = jnp.where(where, jnp.moveaxis(logits, -1, 1)[:, :, None], jnp.finfo(jnp.float32).min / 2)
         weights = nn.softmax(logits, axis=-1)  # [B, K, T, T]
         return Outputs(UserState(jnp.einsum("bktj,bjd->btkd", weights.astype(x.dtype), x)))

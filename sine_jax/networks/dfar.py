@@ -30,6 +30,7 @@ class DFAR(Network):
     """
 
     reads_skips: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
@@ -38,7 +39,7 @@ class DFAR(Network):
         x = self.embed(self.table(), histories, deterministic=deterministic)
         for i in range(config.num_blocks):
             block = FactorizationHeads(config.dropout, config.norm_eps, dtype, name=f"block_{i}")
-            x = block(x, histories.watched, self.visible(valid), deterministic=deterministic) * valid[..., None]
+            x = block(x, histories.watched, self.visible(histories), deterministic=deterministic) * valid[..., None]
         x = layer_norm(config.norm_eps, dtype, "final_norm")(x)
 
         def interest(name: str) -> Array:
@@ -93,7 +94,7 @@ class FactorizationHeads(nn.Module):
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) / math.sqrt(dim)
         relation = 2 * watched[:, :, None].astype(jnp.int32) + watched[:, None, :]  # [B, T, T], the head of each pair
         of_head = relation[:, None] == jnp.arange(4)[None, :, None, None]
-        weights = causal_probabilities(jnp.sum(jnp.where(of_head, logits, 0), axis=1), where=where, zero_keys=0)
+        weights = causal_probabilities(jnp.sum(jnp.where(of_head, logits, 0), axis=1), where=where)
         values = dense(4 * dim, "value")(normed).reshape(*x.shape[:2], 4, dim)
         by_head = jnp.where(of_head, dropped(weights.astype(self.dtype))[:, None], 0)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", by_head, values).reshape(*x.shape[:2], 4 * dim)

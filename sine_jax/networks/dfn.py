@@ -32,6 +32,7 @@ class DFN(Network):
     """
 
     reads_skips: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
@@ -41,14 +42,14 @@ class DFN(Network):
 
         def internal(kept: Array, name: str) -> tuple[Array, Array]:
             """Encodes one kind of feedback: states [B, T, D], and [B, T, T] which of them a position sees."""
-            where, states = self.visible(valid) & kept[:, None, :], x * kept[..., None]
+            where, states = self.visible(histories) & kept[:, None, :], x * kept[..., None]
             for i in range(config.num_blocks):
                 block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"{name}_{i}")
                 states = block(states, valid=kept, where=where, deterministic=deterministic)
             return layer_norm(config.norm_eps, dtype, f"{name}_norm")(states) * kept[..., None], where
 
         def read(states: Array, logits: Array, where: Array) -> Array:
-            weights = causal_probabilities(logits, where=where, zero_keys=0).astype(dtype)
+            weights = causal_probabilities(logits, where=where).astype(dtype)
             return jnp.einsum("btj,bjd->btd", weights, states)
 
         def dense(name: str) -> nn.Dense:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
 from sine_jax.attention import xavier_normal
 from sine_jax.network import Network
 from sine_jax.scoring import Outputs, UserState
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class DIN(Network):
@@ -22,6 +24,8 @@ class DIN(Network):
       Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, arXiv 1706.06978.
     """
 
+    packs: ClassVar[bool] = True
+
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """See `Network`."""
@@ -31,7 +35,7 @@ class DIN(Network):
             nn.Dense(config.dim, use_bias=False, dtype=config.dtype, kernel_init=xavier_normal, name=name)(x)
             for name in ("keys", "values")
         )
-        where = self.visible(histories.items != PAD)
+        where = self.visible(histories)
         weight = nn.Dense(1, dtype=config.dtype, name="weight")(x)[..., 0][:, None, :]  # [B, 1, T]
         logits = jnp.where(where, weight, jnp.finfo(jnp.float32).min / 2)  # finite, where nothing can be seen
         return Outputs(UserState(values[:, None], keys[:, None], logits))

@@ -24,13 +24,14 @@ class FeedRec(Network):
     """
 
     reads_skips: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config, valid, dtype = self.config, histories.items != PAD, jnp.dtype(self.config.dtype)
         x = self.embed(self.table(), histories, deterministic=deterministic)
-        sees = self.visible(valid)
+        sees = self.visible(histories)
 
         def encoded(states: Array, kept: Array, name: str) -> Array:
             block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=name)
@@ -38,7 +39,7 @@ class FeedRec(Network):
 
         def read(states: Array, logits: Array, kept: Array) -> Array:
             """Pools states [B, T, D] by logits [B, 1 or T, T] over what is kept and visible."""
-            weights = causal_probabilities(logits, where=sees & kept[:, None, :], zero_keys=0)
+            weights = causal_probabilities(logits, where=sees & kept[:, None, :])
             return jnp.einsum("btj,bjd->btd", weights.astype(dtype), states)
 
         skips = valid & ~histories.watched

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.network import Network
+from sine_jax.network import Network, places
 from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories
 
@@ -20,27 +20,31 @@ class GRU4Rec(Network):
       2016, arXiv 1511.06939.
     """
 
+    packs: ClassVar[bool] = True
+
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config, valid = self.config, histories.items != PAD
         x = self.embed(self.table(), histories, deterministic=deterministic)
+        first = places(histories).first
         layer = nn.scan(_Unit, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
         for i in range(config.num_blocks):
             start = jnp.zeros((x.shape[0], config.dim), x.dtype)
-            _, x = layer(config.dim, jnp.dtype(config.dtype), name=f"gru_{i}")(start, (x, valid))
+            _, x = layer(config.dim, jnp.dtype(config.dtype), name=f"gru_{i}")(start, (x, valid, first))
         return Outputs(of_vector(nn.Dense(config.dim, dtype=config.dtype, name="output")(x)))
 
 
 class _Unit(nn.Module):
-    """One GRU step; padding leaves the state as it is."""
+    """One GRU step; a user's first starts anew, padding leaves the state as it is."""
 
     dim: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, state: Array, read: Any) -> tuple[Array, Array]:
-        x, valid = read
+        x, valid, first = read
+        state = jnp.where(first[:, None], 0, state)
         after, _ = nn.GRUCell(self.dim, dtype=self.dtype, name="cell")(state, x)
         state = jnp.where(valid[:, None], after, state)
         return state, state

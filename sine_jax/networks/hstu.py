@@ -29,6 +29,7 @@ class HSTU(Network):
     """
 
     reads_skips: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
     reads_times: ClassVar[bool] = True
 
     @nn.compact
@@ -41,8 +42,8 @@ class HSTU(Network):
         x = jnp.stack([items, actions], axis=2).reshape(*valid.shape[:1], -1, config.dim).astype(dtype)
         there = jnp.repeat(valid, 2, axis=1)  # [B, 2T]
         x = Dropout(config.dropout)(x, deterministic=deterministic) * there[..., None]
-        where = jnp.tril(jnp.ones((1, x.shape[1], x.shape[1]), bool)) & there[:, None, :]
-        times = None if histories.times is None else jnp.repeat(histories.times, 2, axis=1)
+        doubled = jax.tree.map(lambda of_item: jnp.repeat(of_item, 2, axis=1), histories)
+        where, times = self.visible(doubled), doubled.times
         for i in range(config.num_blocks):
             layer = PointwiseAttention(config.num_heads, 2 * config.max_len, config.norm_eps, dtype, name=f"layer_{i}")
             x = (x + Dropout(config.dropout)(layer(x, where, times), deterministic=deterministic)) * there[..., None]

@@ -28,6 +28,7 @@ class PNFRec(Network):
     """
 
     reads_skips: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
@@ -39,7 +40,7 @@ class PNFRec(Network):
             states = x
             for i in range(config.num_blocks):
                 block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"{name}_{i}")
-                where = self.visible(valid) & kept[:, None, :]
+                where = self.visible(histories) & kept[:, None, :]
                 states = block(states * kept[..., None], valid=valid, where=where, deterministic=deterministic)
             return layer_norm(config.norm_eps, dtype, f"{name}_norm")(states)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -18,6 +20,8 @@ class SASRec(Network):
       Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781.
     """
 
+    packs: ClassVar[bool] = True
+
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
         """See `Network`."""
@@ -26,5 +30,5 @@ class SASRec(Network):
         for i in range(config.num_blocks):
             x = Block(
                 config.num_heads, config.dropout, config.norm_eps, dtype=jnp.dtype(config.dtype), name=f"block_{i}"
-            )(x, valid=valid, where=self.visible(valid), deterministic=deterministic)
+            )(x, valid=valid, where=self.visible(histories), deterministic=deterministic)
         return Outputs(of_vector(layer_norm(config.norm_eps, jnp.dtype(config.dtype), "final_norm")(x)))

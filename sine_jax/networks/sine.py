@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from sine_jax.attention import Block, layer_norm, xavier_normal
 from sine_jax.interests import ActiveInterest, Fusion, read_interests
-from sine_jax.network import Network
+from sine_jax.network import Network, places
 from sine_jax.scoring import Outputs, UserState, of_vector
 from sine_jax.types import PAD, Array, Histories
 
@@ -28,6 +28,7 @@ class SINE(Network):
     """
 
     pads_with_zeros: ClassVar[bool] = True
+    packs: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
@@ -40,16 +41,19 @@ class SINE(Network):
 
         emphasis = None
         if active is not None:
-            first = jnp.argmax(table[histories.items[:, 0]] @ interests.T, axis=-1)
-            of_keys = jnp.concatenate([first[:, None], active[:, :-1]], axis=1)
+            # The first key's is that of the padding before it; where there is none, it is read off the key itself.
+            place = places(histories)
+            alone = table[jnp.where(place.length < config.max_len, PAD, histories.items)] @ interests.T
+            of_keys = jnp.where(place.first, jnp.argmax(alone, axis=-1), jnp.roll(active, 1, axis=1))
             emphasis = jnp.where(of_keys[:, None, :] == active[:, :, None], config.filter_strength, 1.0)
+        zero_keys = None if config.mask_padding else config.max_len - places(histories).length
         bias_init = _fan_in_uniform(config.dim) if config.bias_init == "uniform" else nn.initializers.zeros
         for i in range(config.num_blocks):
             x = Block(config.num_heads, config.dropout, config.norm_eps, bias_init, dtype, name=f"block_{i}")(
                 x,
                 valid=valid,
-                where=self.visible(valid),
-                zero_keys=0 if config.mask_padding else config.max_len - valid.shape[-1],
+                where=self.visible(histories),
+                zero_keys=zero_keys,
                 emphasis=emphasis,
                 deterministic=deterministic,
             )

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from sine_jax.attention import layer_norm, xavier_normal
 from sine_jax.network import Network
 from sine_jax.scoring import Outputs, of_vector
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class SparseInterest(Network):
@@ -28,6 +28,7 @@ class SparseInterest(Network):
       Tan et al., "Sparse-Interest Network for Sequential Recommendation", WSDM 2021, arXiv 2102.09267.
     """
 
+    packs: ClassVar[bool] = True
     concepts: ClassVar[int] = 50
     temperature: ClassVar[float] = 0.1
 
@@ -36,7 +37,7 @@ class SparseInterest(Network):
         """See `Network`."""
         config, eps = self.config, self.config.norm_eps
         x = self.embed(self.table(), histories, deterministic=deterministic)
-        where = self.visible(histories.items != PAD)
+        where = self.visible(histories)
         pool = self.param("concepts", xavier_normal, (self.concepts, config.dim)).astype(x.dtype)
 
         def dense(features: int, name: str) -> nn.Dense:
