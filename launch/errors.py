@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from absl import app, flags, logging
 
+from launch import environment
+
 
 def launch_app(main: Callable[..., None], *, takes_words: bool = False) -> None:
     """Parses the flags, calls `main`, and turns a user's mistake into one line and exit code 1.
@@ -40,4 +42,5 @@ def launch_app(main: Callable[..., None], *, takes_words: bool = False) -> None:
             print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
             sys.exit(1)
 
+    environment.keep_compiled_programs()
     app.run(guarded)

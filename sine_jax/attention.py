@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import flax.linen as nn
@@ -40,6 +41,19 @@ def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None
     return weights / jnp.where(total > 0, total, 1.0)
 
 
+def query_blocks(width: int, backend: str) -> list[tuple[int, int]]:
+    """Columns of queries [begin, end) that are computed together, each block with the keys up to its end alone.
+
+    On a CPU blocks save nearly half of a wide window's products; an accelerator would rather have one large product.
+    """
+    number = -(-width // _BLOCK) if backend == "cpu" else 1
+    bounds = [width * i // number for i in range(number + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+_BLOCK = 48  # columns, measured
+
+
 class SelfAttention(nn.Module):
     """Multi-head attention without biases.
 
@@ -69,7 +83,7 @@ class SelfAttention(nn.Module):
         Args:
           queries: [B, T, D].
           keys: [B, T, D], read for the values as well.
-          where: [B or 1, T, T] True where a query may see a key.
+          where: [B or 1, T, T] True where a query may see a key, never a later one.
           zero_keys: [B, T] see `causal_probabilities`, or None.
           emphasis: [B, T, T] factors on the probabilities after dropout, or None.
           deterministic: True for no dropout.
@@ -83,17 +97,26 @@ class SelfAttention(nn.Module):
 
         def project(x: Array, name: str) -> Array:
             x = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x)
-            return x.reshape(*x.shape[:-1], *heads)
+            return jnp.swapaxes(x.reshape(*x.shape[:-1], *heads), 1, 2)  # heads first: faster products on a CPU
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
-        logits = logits / math.sqrt(heads[1])
-        zeros = None if zero_keys is None else zero_keys[:, None, :, None]
-        probabilities = causal_probabilities(logits, where=where[:, None], zero_keys=zeros)
-        probabilities = Dropout(self.dropout)(probabilities, deterministic=deterministic)
-        if emphasis is not None:
-            probabilities = probabilities * emphasis[:, None]
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), v).reshape(queries.shape)
+        q = q / math.sqrt(heads[1])
+        dropout = Dropout(self.dropout)
+
+        def attended(q: Array, begin: int, end: int) -> Array:
+            """What the queries of some columns read: nothing behind the last of them is even computed."""
+            logits = jnp.einsum("bhqd,bhkd->bhqk", q, k[:, :, :end], preferred_element_type=jnp.float32)
+            zeros = None if zero_keys is None else zero_keys[:, None, begin:end, None]
+            probabilities = causal_probabilities(logits, where=where[:, None, begin:end, :end], zero_keys=zeros)
+            probabilities = dropout(probabilities, deterministic=deterministic)
+            if emphasis is not None:
+                probabilities = probabilities * emphasis[:, None, begin:end, :end]
+            return jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(self.dtype), v[:, :, :end])
+
+        bounds = query_blocks(queries.shape[1], jax.default_backend())
+        parts = jnp.split(q, [begin for begin, _ in bounds[1:]], axis=2)
+        mixed = jnp.concatenate([attended(part, *bound) for part, bound in zip(parts, bounds, strict=True)], axis=2)
+        mixed = jnp.swapaxes(mixed, 1, 2).reshape(queries.shape)
         mixed = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name="output")(mixed)
         return Dropout(self.dropout)(mixed, deterministic=deterministic)
 

@@ -160,6 +160,12 @@ class TrainConfig:
     pipeline: str = _option(
         "auto", "Log on the device, or streamed from the host; auto decides by size.", ("auto", "resident", "streamed")
     )
+    generator: str = _option(
+        "hash",
+        "What draws dropout masks: a hashed counter (cheap, the same on any device), JAX's own threefry, or the "
+        "device's own (rbg: for accelerators).",
+        ("hash", "threefry", "rbg"),
+    )
     num_widths: int = _option(2, "Rows of sequences have at most this many widths (static shapes).")
     steps_per_call: int = _option(32, "Steps a resident dispatch runs before its metrics are read.")
 

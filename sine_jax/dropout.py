@@ -1,35 +1,81 @@
-"""Dropout that draws no more random bits than its rate needs."""
+"""Dropout, and the generators that its masks are drawn by."""
 
 from __future__ import annotations
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend.random import define_prng_impl, threefry_prng_impl
 
 from sine_jax.types import Array
 
 _WORD = 32
 
 
-def _bits_per_entry(rate: float) -> int:
-    """The fewest bits (1, 2, 4 or 8) that tell `rate` exactly, 8 where none does."""
-    return next((bits for bits in (1, 2, 4) if (rate * 2**bits).is_integer()), 8)
+def _hashed_words(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
+    """Random words: each entry's place in the array and the key [2], hashed twice.
+
+    The hash is integer arithmetic on each entry alone: it fuses with what uses it, and gives the same on any device.
+
+    References:
+      The finaliser `lowbias32` (Wellons, public domain).
+    """
+    if bit_width != _WORD:
+        raise ValueError(f"generator hash draws words of {_WORD} bits, not of {bit_width}")
+    place = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**_WORD)
+        stride *= shape[axis]
+    return _mixed(_mixed(place ^ key[0]) + key[1])
+
+
+def _mixed(x: Array) -> Array:
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 15)
+
+
+_HASH = define_prng_impl(
+    key_shape=threefry_prng_impl.key_shape,
+    seed=threefry_prng_impl.seed,
+    split=threefry_prng_impl.split,
+    random_bits=_hashed_words,
+    fold_in=threefry_prng_impl.fold_in,
+    name="hash",
+    tag="hash",
+)
+_GENERATORS = {"hash": _HASH, "threefry": "threefry2x32", "rbg": "rbg"}
+
+
+def key(seed: Array | int, generator: str) -> Array:
+    """A random key whose masks are drawn by a generator.
+
+    Args:
+      seed: [] of the run.
+      generator: `hash` (a counter is hashed; the cheapest on a CPU), `threefry` (JAX's own) or `rbg` (the device's
+        own: fast on accelerators, other masks on each kind of them).
+    """
+    return jax.random.key(seed, impl=_GENERATORS[generator])
 
 
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
-    """A random mask, False with probability `rate` (rounded to 1/256).
+    """A random mask, False with probability `rate`: rounded to 2**-32 by the hash, to 1/256 by other generators.
 
-    Each 32-bit random word serves several entries, since drawing words is what dropout costs on a CPU.
+    Drawing words is what dropout costs, so that each word of 32 bits serves several entries; a hash costs less than
+    sharing it out would.
 
     Args:
       key: random key.
-      rate: share of entries to drop.
+      rate: share of entries to drop, below 1.
       shape: of the mask.
 
     Returns:
       A boolean array.
     """
-    bits = _bits_per_entry(rate)
+    bits = bits_per_entry(key, rate)
+    if bits == _WORD:
+        return jax.random.bits(key, shape, jnp.uint32) >= jnp.uint32(round(rate * 2**_WORD))
     size = 1
     for n in shape:
         size *= n
@@ -39,11 +85,18 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     return (values.reshape(-1)[:size] >= round(rate * 2**bits)).reshape(shape)
 
 
+def bits_per_entry(key: Array, rate: float) -> int:
+    """Random bits that an entry takes: the fewest (1, 2, 4 or 8) that tell `rate`; a whole word of the hash."""
+    if jax.random.key_impl(key) == jax.random.key_impl(jax.random.key(0, impl=_HASH)):
+        return _WORD
+    return next((bits for bits in (1, 2, 4) if (rate * 2**bits).is_integer()), 8)
+
+
 class Dropout(nn.Module):
     """Zeroes entries at random and scales the others so that the expectation stays.
 
     Attributes:
-      rate: share of entries to drop, rounded to 1/256.
+      rate: share of entries to drop, as `keep_mask` rounds it.
     """
 
     rate: float
@@ -53,7 +106,7 @@ class Dropout(nn.Module):
         """Maps an array of any shape to one of the same shape."""
         if deterministic or self.rate == 0:
             return x
-        levels = 2 ** _bits_per_entry(self.rate)
+        key = self.make_rng("dropout")
+        levels = 2 ** bits_per_entry(key, self.rate)
         kept = 1 - round(self.rate * levels) / levels
-        mask = keep_mask(self.make_rng("dropout"), self.rate, x.shape)
-        return jnp.where(mask, x / kept, jnp.zeros((), x.dtype))
+        return jnp.where(keep_mask(key, self.rate, x.shape), x / kept, jnp.zeros((), x.dtype))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sine_jax import model, negatives, parallel, pipeline
+from sine_jax import dropout, model, negatives, parallel, pipeline
 from sine_jax.config import Config
 from sine_jax.objectives import objective
 from sine_jax.types import Array, Params, TrainBatch
@@ -63,7 +63,7 @@ def train_step(
       The state after, and its report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
       `parameter_norm`, each [].
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(dropout.key(seed, config.train.generator), state.step)
     key = jax.random.fold_in(key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
     (loss, terms), gradients = jax.value_and_grad(objective, has_aux=True)(
         state.params, batches, key, config, step=state.step, axis_name=axis_name

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sine_jax.attention import causal_probabilities
+from sine_jax import attention
+from sine_jax.attention import SelfAttention, causal_probabilities
 
 
 def test_zero_keys_are_keys_whose_logits_are_zero():
@@ -44,3 +45,28 @@ def test_extreme_logits_stay_finite(size):
     logits = jnp.full((1, 2), size)
     probabilities = causal_probabilities(logits, where=jnp.ones((1, 2), bool), zero_keys=jnp.full((1, 1), 3))
     np.testing.assert_allclose(probabilities, 0.0 if size < 0 else 0.5)
+
+
+@pytest.mark.parametrize("size", [3, 5, 16])
+@pytest.mark.parametrize("zero_keys", [None, 4])
+def test_blocks_of_queries_compute_what_all_at_once_do(monkeypatch, size, zero_keys):
+    rng = np.random.default_rng(0)
+    queries, keys, emphasis = (jnp.asarray(rng.normal(size=(2, 11, n))) for n in (6, 6, 11))
+    where = jnp.asarray(rng.random((2, 11, 11)) < 0.7) & jnp.tril(jnp.ones((1, 11, 11), bool))
+    zeros = None if zero_keys is None else jnp.full((2, 11), zero_keys)
+    module = SelfAttention(2, 0.0, jnp.float32)
+
+    def run(params):
+        out = module.apply(
+            params, queries, keys, where=where, zero_keys=zeros, emphasis=jnp.exp(emphasis), deterministic=True
+        )
+        return jnp.sum(jnp.sin(out)), out
+
+    options = {"where": where, "zero_keys": zeros, "emphasis": emphasis, "deterministic": True}
+    params = module.init(jax.random.key(0), queries, keys, **options)
+    found = []
+    for block in (1000, size):
+        monkeypatch.setattr(attention, "_BLOCK", block)
+        found.append(jax.value_and_grad(run, has_aux=True)(params))
+    assert len(attention.query_blocks(11, "cpu")) == -(-11 // size) and len(attention.query_blocks(11, "gpu")) == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
