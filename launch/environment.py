@@ -14,6 +14,6 @@ def keep_compiled_programs() -> None:
     The folder is `sine_jax` in `XDG_CACHE_HOME`, else in `~/.cache`. `JAX_COMPILATION_CACHE_DIR` names another,
     `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
     """
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "sine_jax"))
