@@ -9,6 +9,7 @@ supervised. An epoch is over the same (user, target) pairs for both, with one dr
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -164,6 +165,8 @@ def started(python: Path, config: Config, folder: Path) -> Iterator[Rival]:
             stderr=errors,
             text=True,
             cwd=folder,
+            # Threads that spin while they wait cost RecBole most of its speed where it shares the cores with anyone.
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
         try:
             asked = {"settings": settings(config, folder), "threads": hardware.cores()}
