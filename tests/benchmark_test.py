@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from sine_jax import (
     benchmark,
     benchmark_cases,
