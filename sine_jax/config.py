@@ -131,6 +131,11 @@ class OptimizerConfig:
     """The optimiser, by Optax."""
 
     name: str = _option("adam", "Which optimiser.", ("adam", "adamw", "adagrad"))
+    embedding: str = _option(
+        "dense",
+        "Item tables are updated whole, or only the rows of the batch (lazily: for large catalogues).",
+        ("dense", "rows"),
+    )
     learning_rate: float = _option(1e-3, "Peak learning rate.")
     b1: float = _option(0.9, "Decay of Adam's first moment.")
     b2: float = _option(0.98, "Decay of Adam's second moment.")
@@ -313,6 +318,12 @@ def validate(config: Config) -> None:
         (0 <= model.dropout <= 0.99, "model.dropout must be in [0, 0.99]"),
         (min(model.dim, model.num_blocks) >= 1, "model.dim and num_blocks start at 1"),
         (optimizer.name == "adamw" or not optimizer.weight_decay, "optimizer.weight_decay wants optimizer.name=adamw"),
+        (
+            optimizer.embedding == "dense"
+            or (objective.sampled_form != "full_softmax" and not is_used(objective.l2) and optimizer.accumulate == 1),
+            "optimizer.embedding=rows looks at the batch's items alone: leave out objective.sampled_form=full_softmax, "
+            "objective.l2 and optimizer.accumulate",
+        ),
         (model.norm_eps > 0 and optimizer.eps > 0, "model.norm_eps and optimizer.eps must be above 0"),
         (0 < optimizer.learning_rate < math.inf, "optimizer.learning_rate must be above 0"),
         (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1, "optimizer.b1 and b2 must be in [0, 1)"),

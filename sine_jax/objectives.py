@@ -23,6 +23,7 @@ def objective(
     *,
     step: Array | int = 0,
     axis_name: str | None = None,
+    num_items: int | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Watched over sampled, watched over skipped, and what keeps the sub-interests apart and told apart.
 
@@ -33,15 +34,17 @@ def objective(
       config: the choices.
       step: for weights that follow a schedule.
       axis_name: device axis, if any; `pmean` of what is returned is then the value over all devices.
+      num_items: N, where the tables of `params` hold a part of the catalogue (`sparse`); else they tell it.
 
     Returns:
       The loss [] and its terms [] by name, unweighted. A term whose weight is 0 throughout is left out.
     """
     parts = (batches,) if isinstance(batches, TrainBatch) else tuple(batches)
+    num_items = params["item_embedding"].shape[0] - 1 if num_items is None else num_items
     means: dict[str, list[Mean]] = {}
     for i, batch in enumerate(parts):
         for name, part in _pair_terms(
-            params, batch, None if key is None else jax.random.fold_in(key, i), config
+            params, batch, None if key is None else jax.random.fold_in(key, i), config, num_items=num_items
         ).items():
             means.setdefault(name, []).append(part)
     terms = {name: losses.mean(parts, axis_name=axis_name) for name, parts in means.items()}
@@ -69,7 +72,9 @@ def _cosine(steps: int) -> optax.Schedule:
     return lambda step: 1.0 - decay(step)
 
 
-def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Config) -> dict[str, Mean]:
+def _pair_terms(
+    params: Params, batch: TrainBatch, key: Array | None, config: Config, *, num_items: int
+) -> dict[str, Mean]:
     """The terms over pairs of items, as undivided means."""
     objective = config.objective
     outputs = model.apply(params, batch, config, key=key)
@@ -82,7 +87,7 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
 
     terms = {}
     if is_used(objective.sampled):
-        terms["sampled"] = _over_sampled(params, batch, outputs.state, watched, sampled, config)
+        terms["sampled"] = _over_sampled(params, batch, outputs.state, watched, sampled, config, num_items)
     if is_used(objective.passive):
         if objective.passive_form == "best_interest":
             embeddings = model.embed(params, items, config)
@@ -111,11 +116,10 @@ def _pair_terms(params: Params, batch: TrainBatch, key: Array | None, config: Co
 
 
 def _over_sampled(
-    params: Params, batch: TrainBatch, state: Any, watched: Array, sampled: Array, config: Config
+    params: Params, batch: TrainBatch, state: Any, watched: Array, sampled: Array, config: Config, num_items: int
 ) -> Mean:
     """Watched [B, T, 1] over sampled [B, T, M], in the form that the configuration names."""
     form, where = config.objective.sampled_form, (batch.positives != PAD)[..., None] & (batch.negatives != PAD)
-    num_items = params["item_embedding"].shape[0] - 1
     if form == "softmax":
         if batch.log_chances is None:
             raise ValueError("sampled_form=softmax wants batches with log_chances, the chances of their negatives")

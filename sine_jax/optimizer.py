@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import optax
 
+from sine_jax import sparse
 from sine_jax.config import OptimizerConfig
 from sine_jax.types import Array, Params
 
@@ -17,7 +18,8 @@ def build(config: OptimizerConfig, *, num_steps: int) -> optax.GradientTransform
       num_steps: batches of the whole run, over which a cosine schedule falls to 0.
 
     Returns:
-      A gradient transformation whose updates are added to the parameters.
+      A gradient transformation whose updates are added to the parameters; with `embedding=rows` those of item tables
+      are of the rows that its `update` is told of, see `sparse`.
     """
     rate = learning_rate(config, num_updates=max(num_steps // config.accumulate, 1))
     optimizers = {
@@ -27,8 +29,16 @@ def build(config: OptimizerConfig, *, num_steps: int) -> optax.GradientTransform
         ),
         "adagrad": lambda: optax.adagrad(rate, eps=config.eps),
     }
+    chosen = optimizers[config.name]()
+    if config.embedding == "rows":
+        tables = {
+            "adam": lambda: sparse.lazy_adam(rate, config.b1, config.b2, config.eps),
+            "adagrad": lambda: sparse.row_adagrad(rate, config.eps),
+        }
+        tables["adamw"] = tables["adam"]  # embeddings never decay
+        chosen = optax.partition({"dense": chosen, "rows": tables[config.name]()}, sparse.kinds)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    composed = optax.chain(*clip, optimizers[config.name]())
+    composed = optax.chain(*clip, chosen)
     if config.accumulate == 1:
         return composed
     return optax.MultiSteps(composed, config.accumulate).gradient_transformation()

@@ -34,6 +34,18 @@ def describe() -> list[str]:
     return [f"{device.platform}:{device.device_kind}" for device in jax.devices()]
 
 
+def backend() -> str:
+    """What the devices are: cpu, gpu or tpu."""
+    return jax.default_backend()
+
+
+def peak_memory() -> int | None:
+    """The most bytes that any device of this process had in use so far; None where devices do not say, as CPUs."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [int(each["peak_bytes_in_use"]) for each in stats if "peak_bytes_in_use" in each]
+    return max(peaks) if peaks else None
+
+
 def one_device() -> jax.sharding.Sharding:
     """Where to put what is whole: the first device of this process."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

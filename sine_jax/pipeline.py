@@ -62,11 +62,6 @@ class Strata(NamedTuple):
         """Exposures that an epoch reads."""
         return sum(int(stratum.lengths.sum()) for stratum in self.strata)
 
-    @property
-    def columns(self) -> int:
-        """What an epoch computes: its exposures and the padding."""
-        return sum(-(-len(s.layout) // self.num_steps) * self.num_steps * s.width for s in self.strata)
-
 
 def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> Columns:
     """Lays out the training part of a log.

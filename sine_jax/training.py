@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sine_jax import dropout, model, negatives, parallel, pipeline
+from sine_jax import dropout, model, negatives, parallel, pipeline, sparse
 from sine_jax.config import Config
 from sine_jax.objectives import objective
 from sine_jax.types import Array, Params, TrainBatch
@@ -61,23 +61,29 @@ def train_step(
 
     Returns:
       The state after, and its report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
-      `parameter_norm`, each [].
+      `parameter_norm` (with `optimizer.embedding=rows` over the rows of the batch alone), each [].
     """
     key = jax.random.fold_in(dropout.key(seed, config.train.generator), state.step)
     key = jax.random.fold_in(key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
+    parts = (batches,) if isinstance(batches, TrainBatch) else tuple(batches)
+    lazy = config.optimizer.embedding == "rows"
+    seen = sparse.touch(state.params, parts, axis_name=axis_name) if lazy else sparse.Touched(state.params, parts, None)
+    num_items = state.params["item_embedding"].shape[0] - 1
     (loss, terms), gradients = jax.value_and_grad(objective, has_aux=True)(
-        state.params, batches, key, config, step=state.step, axis_name=axis_name
+        seen.params, seen.batches, key, config, step=state.step, axis_name=axis_name, num_items=num_items
     )
     if axis_name is not None:
         loss, terms, gradients = jax.lax.pmean((loss, terms, gradients), axis_name)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    told = {} if seen.rows is None else {"rows": seen.rows}
+    updates, opt_state = optimizer.update(gradients, state.opt_state, seen.params, **told)
+    moved = optax.apply_updates(seen.params, updates)
+    params = moved if seen.rows is None else sparse.apply_updates(state.params, updates, seen.rows)
     report = {
         "loss": loss,
         **terms,
         "gradient_norm": optax.tree.norm(gradients),
         "update_norm": optax.tree.norm(updates),
-        "parameter_norm": optax.tree.norm(params),
+        "parameter_norm": optax.tree.norm(moved),
     }
     return TrainState(state.step + 1, params, opt_state), report
 
@@ -109,9 +115,9 @@ def resident_epoch(
         def gather(i: Array | int) -> tuple[TrainBatch, ...]:
             return tuple(
                 _gather(
-                    resident, rows[:, begin + i], epoch, seed, width=stratum.width, num_items=num_items, config=config
+                    resident, order[:, begin + i], epoch, seed, width=stratum.width, num_items=num_items, config=config
                 )
-                for rows, stratum in zip(users, strata.strata, strict=True)
+                for order, stratum in zip(users, strata.strata, strict=True)
             )
 
         def body(i: Array, carry: tuple[TrainState, Report]) -> tuple[TrainState, Report]:
@@ -128,11 +134,11 @@ def resident_epoch(
     def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
         batches = _epoch_batches(strata, config, epoch)
         by_row = tuple(np.ascontiguousarray(batch.swapaxes(0, 1)) for batch in batches)
-        rows = parallel.place_rows(parallel.process_rows(by_row))
+        placed = parallel.place_rows(parallel.process_rows(by_row))
         drawn, seed = np.int32(pipeline.negatives_epoch(epoch, config)), np.uint32(config.train.seed)
         for begin in range(0, strata.num_steps, length):
             count = min(length, strata.num_steps - begin)
-            yield count, (resident, *parallel.replicate((drawn, seed, np.int32(begin), np.int32(count)))), rows
+            yield count, (resident, *parallel.replicate((drawn, seed, np.int32(begin), np.int32(count)))), placed
 
     def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
         return _run_calls(dispatch, state, calls(epoch), receive)

@@ -10,7 +10,7 @@ LAUNCH = PACKAGE.parent / "launch"
 
 # From the words at the bottom to a run at the top; a module imports only from rows below its own.
 ROWS = [
-    ["types", "config"],
+    ["types", "config", "recbole_worker"],
     ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "packing", "progress", "scoring", "plots"],
     [
         "comparison",
@@ -19,12 +19,23 @@ ROWS = [
         "counting",
         "negatives",
         "windows",
-        "optimizer",
+        "cost",
+        "sparse",
         "rawfiles",
         "synthetic",
         "signals",
     ],
-    ["attention", "official", "candidates", "collation", "ingest", "pipeline", "analysis", "factorisation"],
+    [
+        "attention",
+        "official",
+        "candidates",
+        "collation",
+        "ingest",
+        "pipeline",
+        "analysis",
+        "factorisation",
+        "optimizer",
+    ],
     ["analysis_report"],
     ["interests", "sources", "network"],
     [
@@ -46,9 +57,11 @@ ROWS = [
     ["objectives", "scorers", "datasets"],
     ["catalogue"],
     ["training", "evaluation", "preparation"],
-    ["checkpoints", "workdir", "suites"],
-    ["report", "run"],
-    ["experiment"],
+    ["checkpoints", "workdir", "suites", "workloads"],
+    ["report", "run", "hardware"],
+    ["experiment", "benchmark"],
+    ["benchmark_report", "benchmark_devices", "rival"],
+    ["benchmark_cases"],
 ]
 
 OWNERS = {
@@ -59,7 +72,8 @@ OWNERS = {
     "scipy": ["comparison", "counting", "signals"],
     "tensorboardX": ["workdir"],
     "tensorflow": [],
-    "torch": [],
+    "torch": ["recbole_worker"],
+    "recbole": ["recbole_worker"],
     "pandas": [],
 }
 

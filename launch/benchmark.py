@@ -1,0 +1,88 @@
+"""Measures how fast this machine trains and evaluates, against what it can do.
+
+For example:
+
+  All cases that fit the machine, on the shipped sample and on made data:
+    python -m launch.benchmark --out=speed
+
+  Some cases on a prepared data set, with a profiler trace of a steady epoch of each that trains:
+    python -m launch.benchmark --data=data/kuairand --out=speed --cases=dev,exposed --trace=speed/traces
+
+  SASRec against RecBole's on the same data, in an environment that is made for it (some GB):
+    python -m launch.benchmark --data=data/kuairand --out=speed --cases= --against=recbole
+
+Writes benchmark.json and benchmark.md into --out, with the machine, its measured rates and the versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+
+from launch.errors import launch_app
+from sine_jax import (
+    benchmark,
+    benchmark_cases,
+    benchmark_report,
+    datasets,
+    hardware,
+    parallel,
+    preparation,
+    rival,
+    sources,
+)
+from sine_jax.benchmark import Bench
+from sine_jax.datasets import Dataset
+
+DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set; the shipped sample by default.")
+OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
+CASES = flags.DEFINE_list("cases", None, f"Cases: {', '.join(benchmark_cases.CASES)}; those that fit by default.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats of what is timed.", lower_bound=1)
+TRACE = flags.DEFINE_string("trace", None, "Folder for a profiler trace of each case that trains.")
+AGAINST = flags.DEFINE_enum("against", None, ["recbole"], "Also compare with another library, in turns.")
+AGAINST_ENV = flags.DEFINE_string("against_env", None, "Its environment, made where missing; <out>/recbole by default.")
+AGAINST_BATCHES = flags.DEFINE_integer("against_batches", 20, "Batches of it that a repeat times.", lower_bound=1)
+
+
+def main() -> None:
+    """Measures what the flags say."""
+    cases = benchmark_cases.select(CASES.value, backend=parallel.backend())
+    out = Path(OUT.value)
+    out.mkdir(parents=True, exist_ok=True)
+    python = rival.environment(Path(AGAINST_ENV.value or out / "recbole").absolute()) if AGAINST.value else None
+    with _given() as data:
+        print("measuring the machine")
+        trace = Path(TRACE.value) if TRACE.value else None
+        bench = Bench(data, hardware.measure(), REPEATS.value, trace)
+        results = benchmark.measure(cases, bench, say=print)
+        if python is not None:
+            print("recbole: in turns with it")
+            with tempfile.TemporaryDirectory() as scratch:
+                config = rival.configuration()
+                results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
+    print(benchmark_report.write(bench, results, out))
+    print(f"wrote {out / 'benchmark.json'} and benchmark.md")
+
+
+@contextlib.contextmanager
+def _given() -> Iterator[Dataset]:
+    """The data set of --data, or the shipped sample, prepared for as long as this lasts."""
+    if DATA.value:
+        yield datasets.load(DATA.value)
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        preparation.prepare(sources.sample(), Path(scratch) / "sample")
+        yield datasets.load(Path(scratch) / "sample")
+
+
+def run() -> None:
+    """The console script."""
+    launch_app(main)
+
+
+if __name__ == "__main__":
+    run()
