@@ -20,9 +20,11 @@ def given(bench: Bench) -> Dataset:
     return bench.data
 
 
-def made(*, users: int, length: int, items: int) -> Callable[[Bench], Dataset]:
+def made(*, users: int, length: int, items: int, shown: int | None = None) -> Callable[[Bench], Dataset]:
     """Training windows of one length, in memory."""
-    return lambda bench: workloads.alternating(num_users=users, num_watched=length + _HELD_OUT, num_items=items)
+    return lambda bench: workloads.alternating(
+        num_users=users, num_watched=length + _HELD_OUT, num_items=items, num_shown=shown
+    )
 
 
 _RELEASED = {
@@ -75,10 +77,11 @@ _ON_CPU = (
     Case("devices", "training on one and on eight simulated devices, no dropout", several_devices, _SMALL, given),
     Case(
         "catalogue",
-        "training with 10,000,000 items against 10,000, T 60, D 64, batch 128, rows of the batch updated",
+        "training on the same exposures of 10,000 items, in a catalogue of 10,000,000 and one of 10,000, T 60, D 64, "
+        "batch 128, rows of the batch updated",
         catalogue_growth(made(users=1_280, length=60, items=10_000)),
         _CATALOGUE,
-        made(users=1_280, length=60, items=10_000_000),
+        made(users=1_280, length=60, items=10_000_000, shown=10_000),
     ),
 )
 

@@ -8,7 +8,9 @@ from sine_jax.datasets import DataInfo, Dataset
 from sine_jax.types import SKIPPED, WATCHED, EventLog
 
 
-def alternating(*, num_users: int, num_watched: int, num_items: int, seed: int = 0) -> Dataset:
+def alternating(
+    *, num_users: int, num_watched: int, num_items: int, num_shown: int | None = None, seed: int = 0
+) -> Dataset:
     """Every user skips one item and watches the next, so many times, each item as likely as any other.
 
     The last two watched items are held out, and the one before them has no successor to learn: a training window is
@@ -18,10 +20,11 @@ def alternating(*, num_users: int, num_watched: int, num_items: int, seed: int =
       num_users: U.
       num_watched: exposures that each user watched; as many were skipped.
       num_items: N.
+      num_shown: how many of them are ever shown; all by default.
       seed: of the items.
     """
     size = 2 * num_users * num_watched
-    items = np.random.default_rng(seed).integers(1, num_items + 1, size, dtype=np.int32)
+    items = np.random.default_rng(seed).integers(1, (num_shown or num_items) + 1, size, dtype=np.int32)
     feedback = np.tile(np.array([SKIPPED, WATCHED], np.int8), size // 2)
     unknown = np.full(size, -1, np.int32)
     log = EventLog(
