@@ -144,6 +144,7 @@ def test_a_network_is_one_file_anywhere(tmp_path, monkeypatch):
     config = configs.replace(presets.default(), {"model.name": "pack.mine", "model.dim": 4})
     params = model.init(jax.random.key(0), config, N)
     assert set(params) == {"item_embedding"}
+    assert not model.packs(config), "it does not say that it keeps the users of a row apart"
     expected = params["item_embedding"][histories().items[:, -1]] @ params["item_embedding"][jnp.arange(1, 4)].T
     np.testing.assert_allclose(
         model.score_items(params, model.encode(params, histories(), config), jnp.arange(1, 4), config),
