@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sine_jax.dense import dense
 from sine_jax.dropout import Dropout
 from sine_jax.types import Array
 
-# Not truncated, as in PyTorch; Flax's own is.
-xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+class Weights(NamedTuple):
+    """A softmax that is not divided yet: a product with the values costs as much, and is smaller to divide."""
+
+    weights: Array  # [..., T, T]
+    total: Array  # [..., T, 1], above 0
 
 
-def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None = None) -> Array:
-    """Softmax over the keys that a query may see.
+def causal_weights(logits: Array, *, where: Array, zero_keys: Array | None = None) -> Weights:
+    """Softmax over the keys that a query may see, undivided.
 
     The released model lets queries attend to padding: key vectors of zeros, so logits of 0 and values of 0. Such keys
     only add to the denominator, hence they need not exist.
@@ -28,7 +34,7 @@ def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None
       zero_keys: broadcastable to [..., T, 1], how many keys of zeros a query attends to besides; None for none.
 
     Returns:
-      [..., T, T] probabilities; a query that sees no key has none.
+      Weights, all 0 for a query that sees no key.
     """
     logits = jnp.where(where, logits, -jnp.inf)
     least = jnp.finfo(logits.dtype).min  # finite, for queries that see nothing
@@ -38,7 +44,13 @@ def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None
     total = jnp.sum(weights, axis=-1, keepdims=True)
     if zero_keys is not None:
         total = total + jnp.where(zero_keys > 0, zero_keys * jnp.exp(-jnp.maximum(top, 0.0)), 0.0)
-    return weights / jnp.where(total > 0, total, 1.0)
+    return Weights(weights, jnp.where(total > 0, total, 1.0))
+
+
+def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None = None) -> Array:
+    """`causal_weights`, divided: [..., T, T] probabilities; a query that sees no key has none."""
+    found = causal_weights(logits, where=where, zero_keys=zero_keys)
+    return found.weights / found.total
 
 
 def query_blocks(width: int, backend: str) -> list[tuple[int, int]]:
@@ -93,10 +105,9 @@ class SelfAttention(nn.Module):
         """
         dim = queries.shape[-1]
         heads = (self.num_heads, dim // self.num_heads)
-        init = xavier_normal
 
         def project(x: Array, name: str) -> Array:
-            x = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name=name)(x)
+            x = dense(dim, self.dtype, name, use_bias=False)(x)
             return jnp.swapaxes(x.reshape(*x.shape[:-1], *heads), 1, 2)  # heads first: faster products on a CPU
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
@@ -107,17 +118,18 @@ class SelfAttention(nn.Module):
             """What the queries of some columns read: nothing behind the last of them is even computed."""
             logits = jnp.einsum("bhqd,bhkd->bhqk", q, k[:, :, :end], preferred_element_type=jnp.float32)
             zeros = None if zero_keys is None else zero_keys[:, None, begin:end, None]
-            probabilities = causal_probabilities(logits, where=where[:, None, begin:end, :end], zero_keys=zeros)
-            probabilities = dropout(probabilities, deterministic=deterministic)
+            weights, total = causal_weights(logits, where=where[:, None, begin:end, :end], zero_keys=zeros)
+            weights = dropout(weights, deterministic=deterministic)
             if emphasis is not None:
-                probabilities = probabilities * emphasis[:, None, begin:end, :end]
-            return jnp.einsum("bhqk,bhkd->bhqd", probabilities.astype(self.dtype), v[:, :, :end])
+                weights = weights * emphasis[:, None, begin:end, :end]
+            read = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v[:, :, :end])
+            return read / total.astype(self.dtype)
 
         bounds = query_blocks(queries.shape[1], jax.default_backend())
         parts = jnp.split(q, [begin for begin, _ in bounds[1:]], axis=2)
         mixed = jnp.concatenate([attended(part, *bound) for part, bound in zip(parts, bounds, strict=True)], axis=2)
         mixed = jnp.swapaxes(mixed, 1, 2).reshape(queries.shape)
-        mixed = nn.Dense(dim, use_bias=False, dtype=self.dtype, kernel_init=init, name="output")(mixed)
+        mixed = dense(dim, self.dtype, "output", use_bias=False)(mixed)
         return Dropout(self.dropout)(mixed, deterministic=deterministic)
 
 
@@ -159,12 +171,11 @@ class Block(nn.Module):
         )
         z = layer_norm(self.norm_eps, self.dtype, "forward_norm")(q + attended)
 
-        def dense(name: str) -> nn.Dense:
-            init = xavier_normal
-            return nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=init, bias_init=self.bias_init, name=name)
+        def forward(name: str) -> nn.Dense:
+            return dense(x.shape[-1], self.dtype, name, bias_init=self.bias_init)
 
-        hidden = nn.relu(Dropout(self.dropout)(dense("forward_in")(z), deterministic=deterministic))
-        out = Dropout(self.dropout)(dense("forward_out")(hidden), deterministic=deterministic)
+        hidden = nn.relu(Dropout(self.dropout)(forward("forward_in")(z), deterministic=deterministic))
+        out = Dropout(self.dropout)(forward("forward_out")(hidden), deterministic=deterministic)
         return (z + out) * valid[..., None]
 
 

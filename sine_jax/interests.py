@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.attention import xavier_normal
+from sine_jax.dense import dense
 from sine_jax.scoring import UserState, of_vector
 from sine_jax.types import Array
 
@@ -71,7 +71,7 @@ class ActiveInterest(nn.Module):
     @nn.compact
     def __call__(self, states: Array, interests: Array) -> Array:
         """Maps states [..., D] and sub-interests [K, D] to log-probabilities [..., K] in float32."""
-        queries = nn.Dense(states.shape[-1], dtype=self.dtype, kernel_init=xavier_normal, name="query")(states)
+        queries = dense(states.shape[-1], self.dtype, "query")(states)
         logits = jnp.einsum("...d,kd->...k", queries, interests, preferred_element_type=jnp.float32)
         return jax.nn.log_softmax(logits, axis=-1)
 

@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax import scoring
-from sine_jax.attention import xavier_normal
 from sine_jax.config import ModelConfig
+from sine_jax.dense import xavier_normal
 from sine_jax.dropout import Dropout
 from sine_jax.losses import Mean
 from sine_jax.scoring import Outputs

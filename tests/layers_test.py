@@ -14,6 +14,7 @@ ROWS = [
     ["presets", "parallel", "dropout", "losses", "metrics", "bootstrap", "packing", "progress", "scoring", "plots"],
     [
         "comparison",
+        "dense",
         "labels",
         "splits",
         "counting",

@@ -7,7 +7,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.attention import Block, causal_probabilities, layer_norm, xavier_normal
+from sine_jax.attention import Block, causal_probabilities, layer_norm
+from sine_jax.dense import xavier_normal
 from sine_jax.network import Network
 from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories

@@ -10,7 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.attention import Block, layer_norm, xavier_normal
+from sine_jax.attention import Block, layer_norm
+from sine_jax.dense import xavier_normal
 from sine_jax.interests import ActiveInterest, Fusion, read_interests
 from sine_jax.network import Network, places
 from sine_jax.scoring import Outputs, UserState, of_vector
