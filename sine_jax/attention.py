@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sine_jax import fused_attention, parallel
 from sine_jax.dense import dense
 from sine_jax.dropout import Dropout
 from sine_jax.types import Array
@@ -108,10 +109,31 @@ class SelfAttention(nn.Module):
 
         def project(x: Array, name: str) -> Array:
             x = dense(dim, self.dtype, name, use_bias=False)(x)
-            return jnp.swapaxes(x.reshape(*x.shape[:-1], *heads), 1, 2)  # heads first: faster products on a CPU
+            return x.reshape(*x.shape[:-1], *heads)
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
-        q = q / math.sqrt(heads[1])
+        plain = zero_keys is None and emphasis is None and (deterministic or self.dropout == 0)
+        if plain and fused_attention.works(queries.shape[1], *heads, self.dtype):
+            mixed = fused_attention.attend(q, k, v, where=where)
+        else:
+            mixed = self._in_blocks(q, k, v, where, zero_keys, emphasis, deterministic=deterministic)
+        mixed = dense(dim, self.dtype, "output", use_bias=False)(mixed.reshape(queries.shape))
+        return Dropout(self.dropout)(mixed, deterministic=deterministic)
+
+    def _in_blocks(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        where: Array,
+        zero_keys: Array | None,
+        emphasis: Array | None,
+        *,
+        deterministic: bool,
+    ) -> Array:
+        """What the queries [B, T, H, d] read, by `query_blocks`; [B, T, H, d]."""
+        q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # heads first: faster products on a CPU
+        q = q / math.sqrt(q.shape[-1])
         dropout = Dropout(self.dropout)
 
         def attended(q: Array, begin: int, end: int) -> Array:
@@ -125,12 +147,10 @@ class SelfAttention(nn.Module):
             read = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v[:, :, :end])
             return read / total.astype(self.dtype)
 
-        bounds = query_blocks(queries.shape[1], jax.default_backend())
+        bounds = query_blocks(q.shape[2], parallel.backend())
         parts = jnp.split(q, [begin for begin, _ in bounds[1:]], axis=2)
         mixed = jnp.concatenate([attended(part, *bound) for part, bound in zip(parts, bounds, strict=True)], axis=2)
-        mixed = jnp.swapaxes(mixed, 1, 2).reshape(queries.shape)
-        mixed = dense(dim, self.dtype, "output", use_bias=False)(mixed)
-        return Dropout(self.dropout)(mixed, deterministic=deterministic)
+        return jnp.swapaxes(mixed, 1, 2)
 
 
 class Block(nn.Module):

@@ -15,6 +15,7 @@ ROWS = [
     [
         "comparison",
         "dense",
+        "fused_attention",
         "labels",
         "splits",
         "counting",
