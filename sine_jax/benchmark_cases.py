@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from sine_jax import evaluation, workloads
+from sine_jax import evaluation, synthetic, workloads
 from sine_jax.benchmark import Bench, Case, catalogue_growth, evaluation_speed, training_speed
 from sine_jax.benchmark_devices import several_devices
+from sine_jax.benchmark_preparation import preparation_speed
 from sine_jax.datasets import Dataset
 
 _HELD_OUT = 3  # watched exposures of a user that are no position of its training window
@@ -44,7 +45,17 @@ _CATALOGUE = {
     "optimizer.embedding": "rows",
     "objective.l2": 0.0,  # a penalty on the whole table would read it whole
 }
-_ON_CPU = (
+_LOG = synthetic.Settings(num_users=1_000_000, num_exposures=30, num_items=100_000)
+_OF_THE_HOST = (
+    Case(
+        "prepare",
+        "preparation of a CSV log, a third of 30 million rows and all of it, and loading its 1,000,000 users",
+        preparation_speed(_LOG),
+        {},
+        given,
+    ),
+)
+_ANYWHERE = (
     Case("dev", "training on the given data, T 200, K 2, D 50, dropout 0.5", training_speed, _RELEASED, given),
     Case(
         "full",
@@ -99,11 +110,11 @@ _LARGE_CASE = Case(
     made(users=8_192, length=512, items=1_000_000),
 )
 _ON_ACCELERATORS = (
-    *map(_in_bfloat16, _ON_CPU[:3]),
+    *map(_in_bfloat16, _ANYWHERE[:3]),
     _LARGE_CASE,
     _in_bfloat16(_LARGE_CASE),
 )
-CASES: Mapping[str, Case] = {case.name: case for case in (*_ON_CPU, *_ON_ACCELERATORS)}
+CASES: Mapping[str, Case] = {case.name: case for case in (*_OF_THE_HOST, *_ANYWHERE, *_ON_ACCELERATORS)}
 
 
 def select(names: Sequence[str] | None, *, backend: str) -> list[Case]:
@@ -113,8 +124,7 @@ def select(names: Sequence[str] | None, *, backend: str) -> list[Case]:
       ValueError: there is no such case.
     """
     if names is None:
-        fitting = _ON_CPU if backend == "cpu" else CASES.values()
-        return list(fitting)
+        return [*_OF_THE_HOST, *_ANYWHERE] if backend == "cpu" else [*_ANYWHERE, *_ON_ACCELERATORS]
     for name in names:
         if name not in CASES:
             raise ValueError(f"--cases={','.join(names)}: there is no {name!r}; choose from {', '.join(CASES)}")

@@ -146,17 +146,17 @@ def forget_peak_memory() -> None:
     try:
         _RESET.write_text("5")
     except OSError:
-        pass  # the peak is then that of the process so far, which `peak_memory` says it may be
+        pass  # the peak is then that of the process so far, as `process_peak_memory` says
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that was in use: of an accelerator, else of this process.
-
-    Since `forget_peak_memory` where that works, else since the process began.
-    """
+    """The most memory in bytes that was in use: of an accelerator, else of this process."""
     of_devices = parallel.peak_memory()
-    if of_devices is not None:
-        return of_devices
+    return process_peak_memory() if of_devices is None else of_devices
+
+
+def process_peak_memory() -> int:
+    """The most memory in bytes that this process used, since `forget_peak_memory` where that works."""
     try:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -10,12 +10,14 @@ from sine_jax import (
     benchmark,
     benchmark_cases,
     benchmark_devices,
+    benchmark_preparation,
     benchmark_report,
     evaluation,
     hardware,
     parallel,
     presets,
     splits,
+    synthetic,
     workloads,
 )
 from sine_jax import config as configs
@@ -100,6 +102,19 @@ def test_the_catalogue_case_compares_steps(bench, monkeypatch):
     assert found["step time, large over small"] == Figure(6 / 3, 5 / 4, 7 / 2)
 
 
+def test_preparation_is_timed_on_a_part_and_the_whole_of_a_log(bench, monkeypatch):
+    monkeypatch.setattr(synthetic, "USERS_A_PIECE", 40)
+    settings = synthetic.Settings(num_users=120, num_exposures=10)
+    found = benchmark_preparation.preparation_speed(settings)(case(), bench._replace(repeats=2))
+    shown = [len(frame) for frame in synthetic.frames(settings)]
+    assert found["rows, small"].median == shown[0] and found["rows, large"].median == sum(shown)
+    assert found["users loaded"].median == 120
+    small, large = found["s to prepare, small"].median, found["s to prepare, large"].median
+    slope = found["s a row, large over small"].median
+    np.testing.assert_allclose(slope, large / small * shown[0] / sum(shown))
+    assert found["peak memory GB, small"].median > 0 and found["s to load"].low > 0
+
+
 def test_figures_are_medians_with_their_spread():
     assert benchmark.over([3.0, 1.0, 2.0]) == Figure(2.0, 1.0, 3.0)
     assert benchmark.rate(6, [3.0, 1.0, 2.0]) == Figure(3.0, 2.0, 6.0)
@@ -117,13 +132,13 @@ def test_the_report_is_written_with_machine_versions_and_all_figures(bench, resu
 
 
 def test_an_unknown_case_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no 'fast'; choose from dev, full"):
+    with pytest.raises(ValueError, match="no 'fast'; choose from prepare, dev, full"):
         benchmark_cases.select(["dev", "fast"], backend="cpu")
 
 
 def test_the_cases_fit_the_back_end_and_are_valid_configurations():
     on_cpu, on_gpu = ({c.name for c in benchmark_cases.select(None, backend=b)} for b in ("cpu", "gpu"))
-    assert on_cpu < on_gpu and {"large", "large_bfloat16", "dev_bfloat16"} <= on_gpu - on_cpu
+    assert on_cpu - on_gpu == {"prepare"} and {"large", "large_bfloat16", "dev_bfloat16"} <= on_gpu - on_cpu
     for chosen in benchmark_cases.select(None, backend="gpu"):
         chosen.config()
 

@@ -62,7 +62,7 @@ ROWS = [
     ["checkpoints", "workdir", "suites", "workloads"],
     ["report", "run", "hardware"],
     ["experiment", "benchmark"],
-    ["benchmark_report", "benchmark_devices", "rival"],
+    ["benchmark_report", "benchmark_devices", "benchmark_preparation", "rival"],
     ["benchmark_cases"],
 ]
 

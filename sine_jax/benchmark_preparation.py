@@ -1,0 +1,79 @@
+"""How long a raw log takes to prepare, how that grows with it, and how long the prepared log takes to load."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sine_jax import benchmark, datasets, hardware, preparation, sources, synthetic
+from sine_jax.benchmark import Bench, Case, Figure
+from sine_jax.ingest import Columns, Units
+
+PARTS = 3  # files of the large log, the first of which is the small one
+_COLUMNS = Columns("user_id", "item_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms")
+
+
+def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], dict[str, Figure]]:
+    """Draws a log and writes it as CSV, then prepares its first third some times and all of it once, and loads that.
+
+    Peak memory is that of this process, so that it holds what was there before; it is exact where nothing was.
+    """
+
+    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+        with tempfile.TemporaryDirectory() as scratch:
+            files = write_parts(settings, Path(scratch) / "raw")
+            small = [_prepare(files[0], Path(scratch) / "small") for _ in range(bench.repeats)]
+            large = _prepare(files[0].parent, Path(scratch) / "large")
+            loading = []
+            for _ in range(bench.repeats):
+                begin = time.perf_counter()
+                loaded = datasets.load(Path(scratch) / "large")
+                loading.append(time.perf_counter() - begin)
+        seconds, rows = [part.seconds for part in small], small[0].rows
+        middle = statistics.median(seconds)
+        return {
+            "rows, small": benchmark.exactly(rows),
+            "s to prepare, small": benchmark.over(seconds),
+            "peak memory GB, small": benchmark.over([part.memory / 1e9 for part in small]),
+            "rows, large": benchmark.exactly(large.rows),
+            "s to prepare, large": benchmark.exactly(large.seconds),
+            "peak memory GB, large": benchmark.exactly(large.memory / 1e9),
+            "s a row, large over small": benchmark.exactly(large.seconds / large.rows / (middle / rows)),
+            "users loaded": benchmark.exactly(loaded.log.num_users),
+            "s to load": benchmark.over(loading),
+        }
+
+    return measured
+
+
+def write_parts(settings: synthetic.Settings, folder: Path) -> list[Path]:
+    """Writes a drawn log as CSV in parts of as many users each, as nearly as whole pieces allow."""
+    folder.mkdir()
+    pieces = -(-settings.num_users // synthetic.USERS_A_PIECE)
+    files = [folder / f"part_{part}.csv" for part in range(min(PARTS, pieces))]
+    for piece, frame in enumerate(synthetic.frames(settings)):
+        file = files[piece * len(files) // pieces]
+        begun = file.exists()
+        with open(file, "ab") as stream:
+            frame.write_csv(stream, include_header=not begun)
+    return files
+
+
+class Prepared(NamedTuple):
+    """One preparation."""
+
+    rows: int
+    seconds: float
+    memory: int  # bytes, at its peak
+
+
+def _prepare(raw: Path, out: Path) -> Prepared:
+    hardware.forget_peak_memory()
+    begin = time.perf_counter()
+    info = preparation.prepare(sources.log(raw, _COLUMNS, Units()), out, min_positives=0, overwrite=True)
+    seconds = time.perf_counter() - begin
+    return Prepared(info.num_events, seconds, hardware.process_peak_memory())
