@@ -28,10 +28,9 @@ For example:
     python -m launch.prepare --source=released --input=data.txt --out=data/released
     python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=2
 
-  How long 10 million rows take (draw a log, write it as CSV, then time its preparation):
+  A drawn log as CSV, and how long 10 and 30 million rows of one take to prepare:
     python -m launch.prepare --source=synthetic --users=201000 --items=50000 --export=/tmp/log.csv
-    time python -m launch.prepare --source=log --input=/tmp/log.csv --out=/tmp/timed \
-      --columns=user=user_id,item=item_id,time=time_ms,watched=long_view,play=play_time_ms,duration=duration_ms
+    python -m launch.benchmark --out=speed --cases=prepare
 
 Roles of --columns: user, item; time and/or order; watched, or play (and duration) with --label; dislike.
 Exposures are sorted by user, time, order, then their place in the input. Files of a folder are read by name.

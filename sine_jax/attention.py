@@ -17,7 +17,10 @@ from sine_jax.types import Array
 
 
 class Weights(NamedTuple):
-    """A softmax that is not divided yet: a product with the values costs as much, and is smaller to divide."""
+    """A softmax that is not divided yet: a product with the values costs as much, and is smaller to divide.
+
+    Only what is linear in the quotient of the two has a right gradient.
+    """
 
     weights: Array  # [..., T, T]
     total: Array  # [..., T, 1], above 0
@@ -144,8 +147,9 @@ class SelfAttention(nn.Module):
             weights = dropout(weights, deterministic=deterministic)
             if emphasis is not None:
                 weights = weights * emphasis[:, None, begin:end, :end]
-            read = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(self.dtype), v[:, :, :end])
-            return read / total.astype(self.dtype)
+            weights = weights.astype(self.dtype)
+            read = jnp.einsum("bhqk,bhkd->bhqd", weights, v[:, :, :end], preferred_element_type=jnp.float32)
+            return (read / total).astype(self.dtype)  # divided in float32: in bfloat16 gradients would suffer
 
         bounds = query_blocks(q.shape[2], parallel.backend())
         parts = jnp.split(q, [begin for begin, _ in bounds[1:]], axis=2)

@@ -156,7 +156,7 @@ def peak_memory() -> int:
 
 
 def process_peak_memory() -> int:
-    """The most memory in bytes that this process used, since `forget_peak_memory` where that works."""
+    """The most memory in bytes of this process, since `forget_peak_memory` where that works, else since it began."""
     try:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

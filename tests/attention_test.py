@@ -70,3 +70,23 @@ def test_blocks_of_queries_compute_what_all_at_once_do(monkeypatch, size, zero_k
         found.append(jax.value_and_grad(run, has_aux=True)(params))
     assert len(attention.query_blocks(11, "cpu")) == -(-11 // size) and len(attention.query_blocks(11, "gpu")) == 1
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+
+
+def test_in_bfloat16_values_with_a_mean_of_their_own_do_not_spoil_gradients():
+    rng = np.random.default_rng(0)
+    queries, keys = (jnp.asarray(rng.normal(size=(2, 64, 16)) + shift, jnp.float32) for shift in (0.0, 2.0))
+    where = jnp.tril(jnp.ones((1, 64, 64), bool))
+    options = {"where": where, "zero_keys": None, "emphasis": None, "deterministic": True}
+    params = SelfAttention(2, 0.0, jnp.float32).init(jax.random.key(0), queries, keys, **options)
+
+    def gradient(dtype):
+        module = SelfAttention(2, 0.0, dtype)
+
+        def total(queries):
+            out = module.apply(params, queries.astype(dtype), keys.astype(dtype), **options)
+            return jnp.sum(jnp.sin(out.astype(jnp.float32)))
+
+        return jax.grad(total)(queries)
+
+    exact = gradient(jnp.float32)
+    assert jnp.linalg.norm(gradient(jnp.bfloat16) - exact) < 0.04 * jnp.linalg.norm(exact)
