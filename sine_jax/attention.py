@@ -115,8 +115,8 @@ class SelfAttention(nn.Module):
             return x.reshape(*x.shape[:-1], *heads)
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
-        plain = zero_keys is None and emphasis is None and (deterministic or self.dropout == 0)
-        if plain and fused_attention.works(queries.shape[1], *heads, self.dtype):
+        fusable = zero_keys is None and emphasis is None and (deterministic or self.dropout == 0)
+        if fusable and fused_attention.works(queries.shape[1], *heads, self.dtype):
             mixed = fused_attention.attend(q, k, v, where=where)
         else:
             mixed = self._in_blocks(q, k, v, where, zero_keys, emphasis, deterministic=deterministic)

@@ -71,7 +71,8 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
     x, kernel = saved
     rows = math.prod(x.shape[:-1])
-    chunks = (row_chunks(rows), rows // row_chunks(rows))
+    number = row_chunks(rows)
+    chunks = (number, rows // number)
     parts = jnp.einsum(
         "cnd,cnf->cdf",
         x.reshape(*chunks, x.shape[-1]),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from sine_jax import parallel
 from sine_jax.types import Array
 
+_LOGGER = logging.getLogger(__name__)
 _ERROR = 0.05  # of bfloat16, relative to the size of what is read
 
 
@@ -56,10 +57,13 @@ def works(length: int, heads: int, width: int, dtype: jnp.dtype) -> bool:
         try:
             found = jax.block_until_ready(_with_gradients(attend)(*(x.astype(dtype) for x in inputs), where))
         except (NotImplementedError, RuntimeError, ValueError) as error:  # no cuDNN, or not for this shape
-            logging.getLogger(__name__).warning("no fused attention for T %d, d %d: %s", length, width, error)
+            _LOGGER.warning("no fused attention for T %d, d %d: %s", length, width, error)
             return False
         expected = _with_gradients(_reference)(*(x.astype(dtype).astype(jnp.float32) for x in inputs), where)
-        return all(bool(_close(a.astype(jnp.float32), b)) for a, b in zip(found, expected, strict=True))
+        agrees = all(bool(_close(a.astype(jnp.float32), b)) for a, b in zip(found, expected, strict=True))
+        if not agrees:
+            _LOGGER.warning("no fused attention for T %d, d %d: it disagrees with float32", length, width)
+        return agrees
 
 
 def _with_gradients(attention: Callable[..., Array]) -> Callable[..., list[Array]]:

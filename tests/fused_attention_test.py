@@ -65,9 +65,10 @@ def test_it_reads_what_the_plain_form_reads(kernel, monkeypatch, evaluation):
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.5])
-def test_a_kernel_that_disagrees_is_not_used(kernel, factor):
+def test_a_kernel_that_disagrees_is_not_used(kernel, caplog, factor):
     kernel["factor"] = factor
     assert not fused_attention.works(8, 2, 8, jnp.bfloat16)
+    assert "disagrees" in caplog.text
 
 
 def test_one_whose_last_queries_read_padding_is_not_used(kernel, monkeypatch):
