@@ -17,9 +17,10 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.errors import launch_app
-from sine_jax import analysis, analysis_report, datasets, splits
+from launch.app import launch_app
 from sine_jax import config as configs
+from sine_jax.analysis import figures, report
+from sine_jax.data import datasets, splits
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
@@ -38,7 +39,7 @@ def main() -> None:
     chosen = {"split": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
     config = configs.replace(configs.Config(), {f"data.{name}": value for name, value in chosen.items()})
     dataset = datasets.load(DATA.value)
-    figures = analysis.analyse(
+    found = figures.analyse(
         dataset.log,
         splits.split(dataset.log, config.data).test,
         num_items=dataset.info.num_items,
@@ -47,10 +48,10 @@ def main() -> None:
     folder = Path(OUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"data": dataset.path, "fingerprint": dataset.info.fingerprint, "label": dataset.info.label_rule}
-    (folder / "analysis.json").write_text(json.dumps({**about, **figures}, indent=2, allow_nan=False) + "\n")
+    (folder / "analysis.json").write_text(json.dumps({**about, **found}, indent=2, allow_nan=False) + "\n")
     title = f"Passive feedback in {Path(dataset.path).name} (label: {dataset.info.label_rule})"
-    (folder / "report.html").write_text(analysis_report.page(figures, title=title))
-    print(f"{len(dataset.log.items):,} exposures, skip rate {figures['counts']['skip rate']:.1%}")
+    (folder / "report.html").write_text(report.page(found, title=title))
+    print(f"{len(dataset.log.items):,} exposures, skip rate {found['counts']['skip rate']:.1%}")
     print(f"wrote {folder / 'report.html'} and analysis.json")
 
 

@@ -23,24 +23,16 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.errors import launch_app
-from sine_jax import (
-    benchmark,
-    benchmark_cases,
-    benchmark_report,
-    datasets,
-    hardware,
-    parallel,
-    preparation,
-    rival,
-    sources,
-)
-from sine_jax.benchmark import Bench
-from sine_jax.datasets import Dataset
+from launch.app import launch_app
+from sine_jax import parallel
+from sine_jax.benchmark import cases, hardware, report, rival, speed
+from sine_jax.benchmark.speed import Bench
+from sine_jax.data import datasets, preparation, sources
+from sine_jax.data.datasets import Dataset
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set; the shipped sample by default.")
 OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
-CASES = flags.DEFINE_list("cases", None, f"Cases: {', '.join(benchmark_cases.CASES)}; those that fit by default.")
+CASES = flags.DEFINE_list("cases", None, f"Cases: {', '.join(cases.CASES)}; those that fit by default.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats of what is timed.", lower_bound=1)
 TRACE = flags.DEFINE_string("trace", None, "Folder for a profiler trace of each case that trains.")
 AGAINST = flags.DEFINE_enum("against", None, ["recbole"], "Also compare with another library, in turns.")
@@ -50,7 +42,7 @@ AGAINST_BATCHES = flags.DEFINE_integer("against_batches", 20, "Batches of it tha
 
 def main() -> None:
     """Measures what the flags say."""
-    cases = benchmark_cases.select(CASES.value, backend=parallel.backend())
+    chosen = cases.select(CASES.value, backend=parallel.backend())
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
     python = rival.environment(Path(AGAINST_ENV.value or out / "recbole").absolute()) if AGAINST.value else None
@@ -58,13 +50,13 @@ def main() -> None:
         print("measuring the machine")
         trace = Path(TRACE.value) if TRACE.value else None
         bench = Bench(data, hardware.measure(), REPEATS.value, trace)
-        results = benchmark.measure(cases, bench, say=print)
+        results = speed.measure(chosen, bench, say=print)
         if python is not None:
             print("recbole: in turns with it")
             with tempfile.TemporaryDirectory() as scratch:
                 config = rival.configuration()
                 results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
-    print(benchmark_report.write(bench, results, out))
+    print(report.write(bench, results, out))
     print(f"wrote {out / 'benchmark.json'} and benchmark.md")
 
 

@@ -30,12 +30,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from launch.errors import launch_app
-from sine_jax import comparison, evaluation, report
+from launch.app import launch_app
+from sine_jax.evaluation import comparison, protocols, report
 
 METRIC = flags.DEFINE_string("metric", "gauc", "By which measure, as evaluation/*.json names it.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
-PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(evaluation.PROTOCOLS), "What targets were ranked against.")
+PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(protocols.PROTOCOLS), "What targets were ranked against.")
 JSON = flags.DEFINE_string("json", None, "File to write the result to.")
 
 

@@ -29,16 +29,17 @@ from typing import Any
 
 from absl import flags
 
-from launch.errors import launch_app
+from launch.app import launch_app
 from sine_jax import config as configs
-from sine_jax import datasets, evaluation, report
 from sine_jax import run as runs
+from sine_jax.data import datasets
+from sine_jax.evaluation import protocols, report
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; without it, the simple scorers of --data alone.")
 DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; the run's own by default.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "`best`, `latest` or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
-PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(evaluation.PROTOCOLS), "What a target is ranked against.")
+PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(protocols.PROTOCOLS), "What a target is ranked against.")
 CANDIDATES = flags.DEFINE_enum(
     "candidates", None, ["released", "before_target"], "Which skips; as the run was validated by default."
 )
@@ -69,12 +70,12 @@ def main() -> None:
         about = {"checkpoint": CHECKPOINT.value, "step": restored.about.progress.step}
     if CANDIDATES.value is not None:
         chosen["data.candidates"] = CANDIDATES.value
-    found = evaluation.evaluate(
+    found = protocols.evaluate(
         dataset.log,
         configs.replace(config, chosen),
         num_items=dataset.info.num_items,
         split=SPLIT.value,
-        protocol=evaluation.PROTOCOLS[PROTOCOL.value],
+        protocol=protocols.PROTOCOLS[PROTOCOL.value],
         models=models,
     )
     summary = {**about, "fingerprint": dataset.info.fingerprint, **report.summarise(found)}

@@ -23,9 +23,10 @@ from typing import Any
 
 from absl import flags
 
-from launch.errors import launch_app
-from sine_jax import experiment, plots
-from sine_jax.suites import SUITES
+from launch.app import launch_app
+from sine_jax import plots
+from sine_jax.experiments import tables
+from sine_jax.experiments.suites import SUITES
 
 SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Which table.", required=True)
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set.", required=True)
@@ -52,10 +53,10 @@ def main() -> None:
     except ValueError:
         raise ValueError(f"--seeds={','.join(SEEDS.value)}: give whole numbers, by commas") from None
     folder = Path(OUT.value)
-    rows = experiment.run_suite(methods, DATA.value, folder, seeds=seeds, trials=TRIALS.value, say=print)
-    table = experiment.markdown(rows)
+    rows = tables.run_suite(methods, DATA.value, folder, seeds=seeds, trials=TRIALS.value, say=print)
+    table = tables.markdown(rows)
     (folder / f"{SUITE.value}.md").write_text(table)
-    (folder / f"{SUITE.value}.csv").write_text(experiment.csv(rows))
+    (folder / f"{SUITE.value}.csv").write_text(tables.csv(rows))
     plots.table(
         {row.name: row.values["gauc"] for row in rows if row.name != "random"},
         folder / f"{SUITE.value}.png",

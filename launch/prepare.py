@@ -44,9 +44,9 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.errors import launch_app
-from sine_jax import ingest, labels, preparation, sources, synthetic
-from sine_jax.datasets import DataInfo
+from launch.app import launch_app
+from sine_jax.data import ingest, labels, preparation, sources, synthetic
+from sine_jax.data.datasets import DataInfo
 
 SOURCE = flags.DEFINE_enum("source", None, list(sources.SOURCES), "Where the log comes from.", required=True)
 INPUT = flags.DEFINE_string("input", None, "The raw file or folder (not for sample and synthetic).")

@@ -25,7 +25,7 @@ import sys
 from absl import flags
 
 from launch import config_flags
-from launch.errors import launch_app
+from launch.app import launch_app
 from sine_jax import run as runs
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)

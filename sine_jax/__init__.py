@@ -6,7 +6,7 @@ Pan et al., "Understanding and Modeling Passive-Negative Feedback for Short-vide
 
 from sine_jax import official, presets
 from sine_jax.config import Config, replace
-from sine_jax.datasets import load
+from sine_jax.data.datasets import load
 from sine_jax.model import apply, encode, init, score, score_candidates, score_items, user_vectors
 from sine_jax.objectives import objective
 from sine_jax.optimizer import build as build_optimizer

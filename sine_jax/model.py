@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from sine_jax import network
 from sine_jax.config import Config, is_used
-from sine_jax.interests import relation_to_interests
+from sine_jax.layers.interests import relation_to_interests
+from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.scoring import Outputs
 from sine_jax.types import PAD, Array, Histories, Params, TrainBatch
 
 

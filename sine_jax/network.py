@@ -17,12 +17,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax import scoring
 from sine_jax.config import ModelConfig
-from sine_jax.dense import xavier_normal
-from sine_jax.dropout import Dropout
+from sine_jax.layers import scoring
+from sine_jax.layers.dense import xavier_normal
+from sine_jax.layers.dropout import Dropout
+from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
-from sine_jax.scoring import Outputs
 from sine_jax.types import PAD, Array, Histories
 
 NETWORKS = "sine_jax.networks"

@@ -13,25 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sine_jax import (
-    checkpoints,
-    counting,
-    datasets,
-    evaluation,
-    model,
-    optimizer,
-    parallel,
-    pipeline,
-    progress,
-    scorers,
-    splits,
-    training,
-    workdir,
-)
+from sine_jax import checkpoints, model, optimizer, parallel, progress, training, workdir
 from sine_jax import config as configs
+from sine_jax.batches import pipeline
 from sine_jax.checkpoints import About, Progress
 from sine_jax.config import Config
-from sine_jax.datasets import Dataset
+from sine_jax.data import datasets, splits
+from sine_jax.data.datasets import Dataset
+from sine_jax.evaluation import counting, protocols, scorers
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
 
@@ -109,8 +98,8 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * strata.num_steps)
     pipelines = {"resident": training.resident_epoch, "streamed": training.streamed_epoch}
     named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
-    task = evaluation.prepare(dataset.log, config, num_items=num_items, split="valid", protocol=evaluation.EXPOSED)
-    measured = evaluation.measure(scorers.of_model(config), task)
+    task = protocols.prepare(dataset.log, config, num_items=num_items, split="valid", protocol=protocols.EXPOSED)
+    measured = protocols.measure(scorers.of_model(config), task)
 
     def initial() -> TrainState:
         prior = None
@@ -121,7 +110,7 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
 
     return Setup(
         run_epoch=named[config.train.pipeline](config, source, strata, tx, num_items=num_items),
-        validate=lambda params: evaluation.means(measured(params)),
+        validate=lambda params: protocols.means(measured(params)),
         initial=initial,
         blank=lambda: training.init_state(config, tx, num_items=num_items),
         steps_per_epoch=strata.num_steps,

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sine_jax import dropout, model, negatives, parallel, pipeline, sparse
+from sine_jax import model, parallel, sparse
+from sine_jax.batches import negatives, pipeline
 from sine_jax.config import Config
+from sine_jax.layers import dropout
 from sine_jax.objectives import objective
 from sine_jax.types import Array, Params, TrainBatch
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objectives, presets, scoring
+from sine_jax import model, objectives, presets
+from sine_jax.layers import scoring
 from sine_jax.types import PAD, TrainBatch
 
 N, T = 30, 8

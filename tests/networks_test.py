@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import losses, model, presets, scoring
+from sine_jax import losses, model, presets
+from sine_jax.layers import scoring
+from sine_jax.layers.scoring import UserState
 from sine_jax.network import Pairs
 from sine_jax.networks.hstu import PointwiseAttention
 from sine_jax.networks.sasrec_c import SASRecC
-from sine_jax.scoring import UserState
 from sine_jax.types import Histories, TrainBatch
 
 T, N, D = 5, 9, 8

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objectives, official, presets, scoring
+from sine_jax import model, objectives, official, presets
+from sine_jax.layers import scoring
 from sine_jax.types import PAD, TrainBatch
 
 score = jax.jit(model.score, static_argnames="config")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import datasets, preparation, presets, run, sources, synthetic, workdir
+from sine_jax import presets, run, workdir
 from sine_jax.checkpoints import Progress
+from sine_jax.data import datasets, preparation, sources, synthetic
 
 SMALL = {
     "model.max_len": 6,

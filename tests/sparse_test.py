@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from pipeline_test import NUM_ITEMS, configured, prepared
+from logs import NUM_ITEMS, configured, prepared
 
 from sine_jax import config as configs
-from sine_jax import model, optimizer, parallel, pipeline, sparse, training
+from sine_jax import model, optimizer, parallel, sparse, training
+from sine_jax.batches import pipeline
 from sine_jax.objectives import objective
 
 SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "model__dropout": 0.0}

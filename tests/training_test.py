@@ -7,10 +7,11 @@ import jax
 import jax.monitoring
 import numpy as np
 import pytest
-from pipeline_test import NUM_ITEMS, configured, prepared
+from logs import NUM_ITEMS, configured, prepared
 
 from sine_jax import config as configs
-from sine_jax import model, negatives, optimizer, parallel, pipeline, presets, training
+from sine_jax import model, optimizer, parallel, presets, training
+from sine_jax.batches import negatives, pipeline
 from sine_jax.objectives import objective
 
 SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "train__num_widths": 2}

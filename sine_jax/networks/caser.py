@@ -7,9 +7,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.dropout import Dropout
+from sine_jax.layers.dropout import Dropout
+from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network, places
-from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import Array, Histories
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
-from sine_jax.scoring import Outputs, UserState
 from sine_jax.types import Array, Histories
 
 

@@ -10,12 +10,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sine_jax import losses
-from sine_jax.attention import causal_probabilities, layer_norm
-from sine_jax.dense import xavier_normal
-from sine_jax.dropout import Dropout
+from sine_jax.layers.attention import causal_probabilities, layer_norm
+from sine_jax.layers.dense import xavier_normal
+from sine_jax.layers.dropout import Dropout
+from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories
 
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax import scoring
-from sine_jax.attention import Block, causal_probabilities, layer_norm
-from sine_jax.dense import xavier_normal
+from sine_jax.layers import scoring
+from sine_jax.layers.attention import Block, causal_probabilities, layer_norm
+from sine_jax.layers.dense import xavier_normal
+from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
-from sine_jax.scoring import Outputs, UserState
 from sine_jax.types import PAD, Array, Histories
 
 

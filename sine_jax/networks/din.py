@@ -7,9 +7,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.dense import xavier_normal
+from sine_jax.layers.dense import xavier_normal
+from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
-from sine_jax.scoring import Outputs, UserState
 from sine_jax.types import Array, Histories
 
 

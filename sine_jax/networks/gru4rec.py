@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
+from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network, places
-from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories
 
 

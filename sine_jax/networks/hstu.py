@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.attention import layer_norm
-from sine_jax.dense import xavier_normal
-from sine_jax.dropout import Dropout
+from sine_jax.layers.attention import layer_norm
+from sine_jax.layers.dense import xavier_normal
+from sine_jax.layers.dropout import Dropout
+from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
-from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories
 
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax import losses
-from sine_jax.attention import Block, layer_norm
+from sine_jax.layers.attention import Block, layer_norm
+from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories
 
 

@@ -7,9 +7,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.attention import Block, layer_norm
+from sine_jax.layers.attention import Block, layer_norm
+from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
-from sine_jax.scoring import Outputs, of_vector
 from sine_jax.types import PAD, Array, Histories
 
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax import losses
+from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
 from sine_jax.network import Pairs
 from sine_jax.networks import sasrec
-from sine_jax.scoring import Outputs
 from sine_jax.types import Array
 
 

@@ -10,11 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.attention import Block, layer_norm
-from sine_jax.dense import xavier_normal
-from sine_jax.interests import ActiveInterest, Fusion, read_interests
+from sine_jax.layers.attention import Block, layer_norm
+from sine_jax.layers.dense import xavier_normal
+from sine_jax.layers.interests import ActiveInterest, Fusion, read_interests
+from sine_jax.layers.scoring import Outputs, UserState, of_vector
 from sine_jax.network import Network, places
-from sine_jax.scoring import Outputs, UserState, of_vector
 from sine_jax.types import PAD, Array, Histories
 
 

@@ -1,0 +1,1 @@
+"""What a log says before any model is trained."""

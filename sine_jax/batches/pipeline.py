@@ -1,0 +1,250 @@
+"""From prepared columns to training batches: which users, in which order, in which rows, with which negatives.
+
+Users are sorted by length into a few strata, each with rows of one static width that several users share, and every
+batch takes its share of each stratum: hardly any padding, one set of shapes, one compiled step. Each user appears
+exactly once an epoch. The same functions build a batch from arrays on the device and from (memory-mapped) arrays on
+the host.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+
+from sine_jax.batches import negatives, packing, windows
+from sine_jax.config import Config
+from sine_jax.types import PAD, WATCHED, EventLog, Split, TrainBatch
+
+Item = TypeVar("Item")
+
+_RESIDENT_BYTES = 2**30  # columns up to this size are held by every device
+
+
+class Columns(NamedTuple):
+    """All that batches are gathered from."""
+
+    reading: windows.Reading
+    seen: negatives.Seen  # what negatives are kept off: all a user saw, or, where they are skips, watched
+    popularity: negatives.Popularity | None  # where negatives are drawn by it, or corrected for it
+
+
+class Stratum(NamedTuple):
+    """Users whose training sequences fit one width, and how they share rows of it.
+
+    A layout names users by their place in `users`, which are sorted by length: any order of the users of one length
+    fits it as well.
+    """
+
+    users: np.ndarray  # [n] int32, shortest first
+    lengths: np.ndarray  # [n] int32, columns that each takes
+    layout: np.ndarray  # [rows, P] int32, places in `users`; -1 where a row has room for no further user
+    width: int
+
+
+class Strata(NamedTuple):
+    """All users that have something to train on, by length."""
+
+    strata: tuple[Stratum, ...]
+    num_steps: int  # batches of an epoch
+
+    @property
+    def num_users(self) -> int:
+        """Sequences of an epoch."""
+        return sum(len(stratum.users) for stratum in self.strata)
+
+    @property
+    def tokens(self) -> int:
+        """Exposures that an epoch reads."""
+        return sum(int(stratum.lengths.sum()) for stratum in self.strata)
+
+
+def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> Columns:
+    """Lays out the training part of a log.
+
+    What a user sees after the end of training stays unknown here: it is neither read nor kept out of the negatives.
+
+    Raises:
+      ValueError: a user has seen the whole catalogue.
+    """
+    reading, objective = windows.of_config(log, split, config), config.objective
+    seen = negatives.none_seen(log.num_users)
+    if objective.exclude_seen:
+        own = log.feedback == WATCHED if objective.negatives == "skips" else None
+        seen = negatives.seen_until(log, split.train_end, num_items, where=own)
+    by_popularity = objective.negatives == "popularity" or (
+        objective.negatives == "in_batch" and objective.sampled_form == "softmax"
+    )
+    counts = negatives.popularity(log, split.train_end, num_items) if by_popularity else None
+    return Columns(reading, seen, counts)
+
+
+def fits_device(source: Columns) -> bool:
+    """Whether the columns are small enough for every device to hold them."""
+    return sum(array.nbytes for array in jax.tree.leaves(source)) <= _RESIDENT_BYTES
+
+
+def stratify(reading: windows.Reading, config: Config, *, packed: bool = True) -> Strata:
+    """Lays out the users that have training pairs in rows of at most `train.num_widths` widths.
+
+    Args:
+      reading: what may be read.
+      config: the choices.
+      packed: whether several users may share a row (`model.packs`).
+
+    Raises:
+      ValueError: no user has a training pair.
+    """
+    lengths = np.minimum(reading.train_ends - reading.offsets[:-1], most_read(config)).astype(np.int32)
+    order = np.argsort(lengths, kind="stable")
+    users = order[np.searchsorted(lengths[order], 1) :].astype(np.int32)
+    if not users.size:
+        raise ValueError("no user has a training pair: prepare a log with at least two positives before the split")
+    num_steps = -(-len(users) // config.train.batch_size)
+    counts = np.bincount(lengths[users])
+    strata, begin = [], 0
+    for width in packing.choose_widths(counts, num_widths=config.train.num_widths, num_steps=num_steps, packed=packed):
+        end = int(np.searchsorted(lengths[users], width, side="right"))
+        chosen, begin = users[begin:end], end
+        layout = packing.pack(lengths[chosen], width) if packed else np.arange(len(chosen), dtype=np.int32)[:, None]
+        strata.append(Stratum(chosen, lengths[chosen], layout, width))
+    return Strata(tuple(strata), num_steps)
+
+
+def most_read(config: Config) -> int:
+    """The most exposures of a training window: the released code keeps T - 2 positives, the last of them no input."""
+    margin = config.data.window_margin
+    return config.model.max_len - (margin + 1 if margin else 0)
+
+
+def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[np.ndarray, ...]:
+    """Shuffles an epoch: which users are in which row, and which rows are in which batch.
+
+    Args:
+      strata: of `stratify`.
+      seed: of the run.
+      epoch: from 0.
+      multiple: rows of a stratum are filled up to a multiple of this, the number of devices.
+
+    Returns:
+      Per stratum, [steps, rows, P] users int32; -1 for fillers. But for those it is the same for any number of devices.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    batches = []
+    for users, lengths, layout, _ in strata.strata:
+        shuffled = users[np.lexsort((rng.random(len(users)), lengths))]
+        rows = -(-len(layout) // strata.num_steps)
+        grid = np.full((rows, strata.num_steps, layout.shape[1]), -1, np.int32)
+        there = np.where(layout >= 0, shuffled[layout], -1)
+        grid.reshape(-1, layout.shape[1])[: len(layout)] = rng.permutation(there)
+        grid = grid[:, rng.permutation(strata.num_steps)]  # else the fillers would always be in the last batches
+        batches.append(np.pad(grid.swapaxes(0, 1), ((0, 0), (0, -rows % multiple), (0, 0)), constant_values=-1))
+    return tuple(batches)
+
+
+def negatives_epoch(epoch: int, config: Config) -> int:
+    """The epoch whose negatives are drawn: always the first where they are not drawn anew."""
+    return epoch if config.objective.resample_negatives else 0
+
+
+RandomBits = Callable[[Any, Any], Any]  # users [B, T] and which of their rows it is [B, T]: [B, T, M] uint32
+
+
+def assemble(
+    source: Columns,
+    users: Any,
+    random_bits: RandomBits,
+    *,
+    width: int,
+    config: Config,
+    num_items: int,
+    devices: int = 1,
+) -> TrainBatch:
+    """Gathers a batch; numpy arrays give numpy arrays, jax arrays (inside jit too) jax arrays.
+
+    Uniform negatives are drawn from what a user has not seen. Others may be among it: they are then left out, PAD, as
+    are those of the user's own skips that do not exist.
+
+    Args:
+      source: of `columns`.
+      users: [B, P] int32; -1 for fillers.
+      random_bits: draws the words that choose the negatives.
+      width: T of this batch.
+      config: the choices.
+      num_items: N.
+      devices: how many devices the rows are meant for, of `negatives.draw_in_batch`.
+    """
+    xp = users.__array_namespace__()
+    reading, objective = source.reading, config.objective
+    rows = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
+    positives, skips, known = rows.targets, rows.skips, xp.maximum(rows.users, 0)
+    bits = random_bits(known, rows.ranks)
+    if objective.negatives == "uniform":
+        drawn = negatives.draw(source.seen, known, bits, num_items)
+    elif objective.negatives == "skips":
+        watched_too = negatives.is_seen(source.seen, known, skips, num_items)
+        drawn = negatives.draw_skips(xp.where(watched_too, PAD, skips), bits)
+    else:
+        if objective.negatives == "popularity":
+            drawn = negatives.draw_popular(_counted(source), bits)
+        else:
+            drawn = negatives.draw_in_batch(positives, bits, devices=devices)
+        own = (drawn == positives[..., None]) | negatives.is_seen(source.seen, known, drawn, num_items)
+        drawn = xp.where(own, PAD, drawn)
+    drawn = xp.where(positives[..., None] != PAD, drawn, PAD)
+    chances = None
+    if objective.sampled_form == "softmax":
+        if objective.negatives == "uniform":
+            chances = negatives.log_chance_unseen(source.seen, known, num_items)
+            chances = xp.broadcast_to(chances[..., None], drawn.shape)
+        else:  # of targets of the batch as if they were drawn from the whole training part
+            chances = negatives.log_chance(_counted(source), drawn)
+    return TrainBatch(
+        users, rows.items, rows.watched, positives, drawn, skips, chances, rows.times, segments=rows.segments
+    )
+
+
+def _counted(source: Columns) -> negatives.Popularity:
+    if source.popularity is None:
+        raise ValueError("columns were laid out for a configuration that draws no negatives by popularity")
+    return source.popularity
+
+
+def prefetch(items: Iterable[Item], *, size: int) -> Iterator[Item]:
+    """Computes up to `size` items ahead in a thread; an exception there is raised here."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        """Hands over one message unless the reader has gone."""
+        while not stopped.is_set():
+            try:
+                ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+            put("end", None)
+        except Exception as error:  # handed to the reader, whatever it is
+            put("error", error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        while (message := ready.get())[0] == "item":
+            yield message[1]
+        if message[0] == "error":
+            raise message[1]
+    finally:
+        stopped.set()
+        thread.join()

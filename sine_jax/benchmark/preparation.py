@@ -1,0 +1,78 @@
+"""How long a raw log takes to prepare, how that grows with it, and how long the prepared log takes to load."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from sine_jax.benchmark import hardware, speed
+from sine_jax.benchmark.speed import Bench, Case, Figure
+from sine_jax.data import datasets, preparation, sources, synthetic
+from sine_jax.data.ingest import Columns, Units
+
+PARTS = 3  # files of the large log, the first of which is the small one
+_COLUMNS = Columns("user_id", "item_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms")
+
+
+def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], dict[str, Figure]]:
+    """Draws a log and writes it as CSV, then prepares its first part some times and all of it once, and loads that.
+
+    Peak memory is that of this process, what was left of drawing the log included: at most so much is needed.
+    """
+
+    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+        with tempfile.TemporaryDirectory() as scratch:
+            files = write_parts(settings, Path(scratch) / "raw")
+            small = [_prepare(files[0], Path(scratch) / "small") for _ in range(bench.repeats)]
+            large = _prepare(files[0].parent, Path(scratch) / "large")
+            loading = []
+            for _ in range(bench.repeats):
+                begin = time.perf_counter()
+                loaded = datasets.load(Path(scratch) / "large")
+                loading.append(time.perf_counter() - begin)
+        rows, seconds = small[0].rows, [part.seconds for part in small]
+        return {
+            "rows, small": speed.exactly(rows),
+            "s to prepare, small": speed.over(seconds),
+            "peak memory GB, small": speed.over([part.memory / 1e9 for part in small]),
+            "rows, large": speed.exactly(large.rows),
+            "s to prepare, large": speed.exactly(large.seconds),
+            "peak memory GB, large": speed.exactly(large.memory / 1e9),
+            "s a row, large over small": speed.over([large.seconds / large.rows / (s / rows) for s in seconds]),
+            "users loaded": speed.exactly(loaded.log.num_users),
+            "s to load": speed.over(loading),
+        }
+
+    return measured
+
+
+def write_parts(settings: synthetic.Settings, folder: Path) -> list[Path]:
+    """Writes a drawn log as CSV in parts of as many users each, as nearly as whole pieces allow."""
+    folder.mkdir()
+    pieces = -(-settings.num_users // synthetic.USERS_A_PIECE)
+    files = [folder / f"part_{part}.csv" for part in range(min(PARTS, pieces))]
+    for piece, frame in enumerate(synthetic.frames(settings)):
+        file = files[piece * len(files) // pieces]
+        begun = file.exists()
+        with open(file, "ab") as stream:
+            frame.write_csv(stream, include_header=not begun)
+    return files
+
+
+class Prepared(NamedTuple):
+    """One preparation."""
+
+    rows: int
+    seconds: float
+    memory: int  # bytes, at its peak
+
+
+def _prepare(raw: Path, out: Path) -> Prepared:
+    hardware.forget_peak_memory()
+    begin = time.perf_counter()
+    info = preparation.prepare(sources.log(raw, _COLUMNS, Units()), out, min_positives=0, overwrite=True)
+    seconds = time.perf_counter() - begin
+    return Prepared(info.num_events, seconds, hardware.process_peak_memory())

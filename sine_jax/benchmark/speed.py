@@ -1,0 +1,207 @@
+"""How fast this machine trains and evaluates: named cases, each measured against what the machine can do.
+
+A steady epoch is timed several times after one that compiles; every figure is the median over those with the least and
+the greatest beside it, because machines are shared and noisy.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sine_jax import config as configs
+from sine_jax import model, parallel, presets, run, training
+from sine_jax.batches import pipeline, windows
+from sine_jax.benchmark import cost, hardware
+from sine_jax.benchmark.hardware import Hardware
+from sine_jax.config import Config
+from sine_jax.data import splits
+from sine_jax.data.datasets import Dataset
+from sine_jax.evaluation import protocols, scorers
+
+
+class Figure(NamedTuple):
+    """A measured number and its spread over the repeats."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Bench(NamedTuple):
+    """What every case is given."""
+
+    data: Dataset  # real exposures
+    machine: Hardware
+    repeats: int
+    trace: Path | None = None  # folder for profiler traces
+
+
+class Case(NamedTuple):
+    """One question to the machine."""
+
+    name: str
+    about: str
+    measure: Callable[[Case, Bench], dict[str, Figure]]
+    overrides: Mapping[str, Any]  # of the released model's configuration
+    data: Callable[[Bench], Dataset]
+
+    def config(self) -> Config:
+        """The released model's configuration with the overrides."""
+        return configs.replace(presets.official(), self.overrides)
+
+
+class Result(NamedTuple):
+    """What a case found."""
+
+    case: str
+    about: str
+    figures: dict[str, Figure]  # by name, unit in the name
+
+
+class Occupancy(NamedTuple):
+    """What an epoch's batches hold."""
+
+    work: cost.Work
+    positions: int  # computed in an epoch, padding and fillers included
+
+
+def over(values: Sequence[float]) -> Figure:
+    """The figure of some repeats."""
+    return Figure(statistics.median(values), min(values), max(values))
+
+
+def rate(amount: float, seconds: Sequence[float]) -> Figure:
+    """An amount a second, over repeats."""
+    return over([amount / each for each in seconds])
+
+
+def exactly(value: float) -> Figure:
+    """A figure without a spread."""
+    return Figure(value, value, value)
+
+
+def measure(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> list[Result]:
+    """Measures cases, one after the other, and forgets what each compiled."""
+    results = []
+    for case in cases:
+        say(f"{case.name}: {case.about}")
+        results.append(Result(case.name, case.about, case.measure(case, bench)))
+        jax.clear_caches()
+    return results
+
+
+def training_speed(case: Case, bench: Bench) -> dict[str, Figure]:
+    """Times steady epochs of training."""
+    config, dataset = case.config(), case.data(bench)
+    hardware.forget_peak_memory()
+    setup = run.prepare(config, dataset)
+    state, compiling = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
+    seconds, peaks, dtype = [], [], config.model.dtype
+    for epoch in range(1, bench.repeats + 1):
+        state, taken = _timed_epoch(setup, state, epoch)
+        seconds.append(taken)
+        if dtype in bench.machine.matmul:  # in turns: on a shared machine the peak comes and goes
+            peaks.append(hardware.matmul_rate(dtype=dtype, repeats=2))
+    if bench.trace is not None:
+        with jax.profiler.trace(str(bench.trace / case.name)):
+            _timed_epoch(setup, state, bench.repeats + 1)
+    occupancy, steps = _occupancy(config, dataset), setup.steps_per_epoch
+    tokens, pairs = occupancy.work.per(steps)
+    flops = cost.step_flops(config, tokens=tokens, pairs=pairs)
+    moved = cost.step_bytes(config, tokens=tokens, pairs=pairs, num_items=dataset.info.num_items)
+    found = {
+        "users/s": rate(setup.users, seconds),
+        "tokens/s": rate(occupancy.work.tokens, seconds),
+        "padding": exactly(1 - occupancy.work.tokens / occupancy.positions),
+        "s/epoch": over(seconds),
+        "ms/step": over([1e3 * each / steps for each in seconds]),
+        "GFLOP/step": exactly(flops / 1e9),
+        "MB/step": exactly(moved / 1e6),
+        "share of bandwidth": rate(moved * steps / bench.machine.bandwidth, seconds),
+        "peak memory GB": exactly(hardware.peak_memory() / 1e9),
+        "compile s": exactly(max(compiling - statistics.median(seconds), 0.0)),
+    }
+    if peaks:
+        reached = [flops * steps / taken / peak for taken, peak in zip(seconds, peaks, strict=True)]
+        found["share of matmul"] = over(reached)
+    return found
+
+
+def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], dict[str, Figure]]:
+    """Times an evaluation as a whole, laying out its batches included, once its scorer is compiled."""
+
+    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+        config, dataset = case.config(), case.data(bench)
+        num_items = dataset.info.num_items
+        hardware.forget_peak_memory()
+
+        def prepare() -> protocols.Task:
+            return protocols.prepare(dataset.log, config, num_items=num_items, split="test", protocol=protocol)
+
+        task = prepare()
+        ranked = protocols.measure(scorers.of_model(config), task)
+        params = model.init(jax.random.key(0), config, num_items)
+        compiling = _seconds(lambda: ranked(params))
+        laid_out = [_seconds(prepare) for _ in range(bench.repeats)]
+        seconds = [_seconds(lambda: ranked(params)) for _ in range(bench.repeats)]
+        whole = [a + b for a, b in zip(laid_out, seconds, strict=True)]
+        return {
+            "users/s": rate(len(task.population.users), whole),
+            "users": exactly(len(task.population.users)),
+            "seconds": over(whole),
+            "of which ranking, s": over(seconds),
+            "peak memory GB": exactly(hardware.peak_memory() / 1e9),
+            "compile s": exactly(max(compiling - statistics.median(seconds), 0.0)),
+        }
+
+    return measured
+
+
+def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench], dict[str, Figure]]:
+    """Compares the step time at a case's catalogue with that at a small one, the batches otherwise alike."""
+
+    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+        large = training_speed(case, bench)
+        base = training_speed(case._replace(data=small, name=f"{case.name}_small"), bench)
+        (middle, low, high), small_step = large["ms/step"], base["ms/step"]
+        return {
+            "step time, large over small": Figure(
+                middle / small_step.median, low / small_step.high, high / small_step.low
+            ),
+            "ms/step, large": large["ms/step"],
+            "ms/step, small": small_step,
+            "peak memory GB, large": large["peak memory GB"],
+        }
+
+    return measured
+
+
+def _occupancy(config: Config, dataset: Dataset) -> Occupancy:
+    """What an epoch's batches hold: their real positions, and all that are computed."""
+    reading = windows.of_config(dataset.log, splits.split(dataset.log, config.data).valid, config)
+    strata = pipeline.stratify(reading, config, packed=model.packs(config))
+    rows = pipeline.schedule(strata, seed=0, epoch=0, multiple=parallel.device_count())
+    positions = sum(
+        grid.shape[0] * grid.shape[1] * stratum.width for grid, stratum in zip(rows, strata.strata, strict=True)
+    )
+    lengths = np.concatenate([stratum.lengths for stratum in strata.strata]).astype(np.int64)
+    return Occupancy(cost.Work(tokens=strata.tokens, pairs=int((lengths * (lengths + 1) // 2).sum())), positions)
+
+
+def _timed_epoch(setup: run.Setup, state: training.TrainState, epoch: int) -> tuple[training.TrainState, float]:
+    begin = time.perf_counter()
+    state = jax.block_until_ready(setup.run_epoch(state, epoch, lambda report: None))
+    return state, time.perf_counter() - begin
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin

@@ -1,0 +1,1 @@
+"""From raw files to the columns of a log, and which part of it is for what."""

@@ -1,0 +1,142 @@
+"""Canonical exposures to numbered, filtered, sorted ones, in bounded memory.
+
+Pieces are spilled to disk as they come. Users and items are then counted, filtered and numbered over the whole log
+(the only state as large as the vocabulary), and the exposures, now integers, are sorted one range of users at a time.
+
+What the result depends on is the exposures and their order of arrival alone, neither threads nor file formats:
+- ids are ordered by length, then by bytes, which is numeric order where they are numbers;
+- exposures by user, then time, then the order column, then arrival;
+- rare items go first, users with too few positives second, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from sine_jax.data.rawfiles import Piece
+from sine_jax.types import WATCHED, EventLog
+
+SORT_EVENTS = 1 << 23  # sorted at once
+BLOCK_EVENTS = 1 << 17  # handed out at once; a user is never split
+
+_COLUMNS = {"items": "item", "feedback": "feedback", "times": "time", "plays": "play", "durations": "duration"}
+
+
+class Collation(NamedTuple):
+    """A log that is numbered and filtered, but not yet sorted."""
+
+    users: pl.Series  # [U] external ids, in order
+    items: pl.Series  # [N] external ids of items 1..N
+    lengths: np.ndarray  # [U] exposures of each user
+    dropped: dict[str, int]  # what the filters left out, by reason
+    path: Path  # the exposures: user, item, time, order, arrival, feedback, play, duration
+
+
+def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, int]]:
+    """Writes canonical pieces to `folder` as they come.
+
+    Returns:
+      The files, and how many rows were dropped on the way, by reason.
+
+    Raises:
+      ValueError: no row is left.
+    """
+    files: list[Path] = []
+    dropped: dict[str, int] = {}
+    arrived = 0
+    for piece in pieces:
+        for reason, count in piece.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+        if len(piece.frame):
+            files.append(folder / f"piece_{len(files):06d}.parquet")
+            piece.frame.with_row_index("arrival", offset=arrived).cast({"arrival": pl.Int64}).write_parquet(
+                files[-1], compression="lz4"
+            )
+            arrived += len(piece.frame)
+    if not files:
+        raise ValueError(f"no exposure in the input{_because(dropped)}")
+    return files, dropped
+
+
+def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposures: int) -> Collation:
+    """Filters and numbers spilled exposures.
+
+    Args:
+      files: what `spill` wrote.
+      folder: where to write the numbered exposures.
+      min_positives: users with fewer watched exposures are left out.
+      min_exposures: items shown less often are left out, before users are counted.
+
+    Raises:
+      ValueError: nothing passes the filters.
+    """
+    events = pl.scan_parquet(files)
+    dropped: dict[str, int] = {}
+    if min_exposures > 1:
+        shown = _collected(events.group_by("item").len())
+        rare = shown.filter(pl.col("len") < min_exposures)
+        dropped[f"items shown fewer than {min_exposures} times"] = len(rare)
+        dropped["exposures of these items"] = int(rare["len"].sum())
+        events = events.join(rare.lazy().select("item"), on="item", how="anti")
+    watched = (pl.col("feedback") == WATCHED).sum().alias("positives")
+    users = _collected(events.group_by("user").agg(watched, pl.len().alias("length")))
+    few = users.filter(pl.col("positives") < min_positives)
+    dropped[f"users with fewer than {min_positives} positives"] = len(few)
+    dropped["exposures of these users"] = int(few["length"].sum())
+    users = _numbered(users.filter(pl.col("positives") >= min_positives), "user", first=0)
+    dropped = {reason: count for reason, count in dropped.items() if count}
+    if not len(users):
+        raise ValueError(f"no user is left{_because(dropped)}; lower --min_positives or --min_exposures")
+    events = events.join(users.lazy().select("user", "user number"), on="user", how="inner")
+    items = _numbered(_collected(events.select("item").unique()), "item", first=1)
+    encoded = events.join(items.lazy(), on="item", how="inner").select(
+        "arrival", "time", "order", "feedback", "play", "duration", user="user number", item="item number"
+    )
+    path = folder / "encoded.parquet"
+    encoded.sink_parquet(path, compression="lz4")
+    return Collation(users["user"], items["item"], users["length"].to_numpy().astype(np.int64), dropped, path)
+
+
+def blocks(collation: Collation) -> Iterator[EventLog]:
+    """The sorted log, some users at a time; offsets count from the block's first exposure."""
+    events = pl.scan_parquet(collation.path)
+    ends = np.cumsum(collation.lengths)
+    for begin, end in _ranges(ends, SORT_EVENTS):
+        mine = events.filter(pl.col("user").is_between(begin, end, closed="left"))
+        frame = mine.collect().sort("user", "time", "order", "arrival")
+        columns = {name: frame[column].to_numpy() for name, column in _COLUMNS.items()}
+        sub_ends = ends[begin:end] - (ends[begin] - collation.lengths[begin])
+        for first, last in _ranges(sub_ends, BLOCK_EVENTS):
+            offsets = np.concatenate([[0], sub_ends])[first : last + 1]
+            block = {name: column[offsets[0] : offsets[-1]] for name, column in columns.items()}
+            yield EventLog(**block, offsets=offsets - offsets[0])
+
+
+def _ranges(ends: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
+    """Consecutive ranges of users that hold at most `size` exposures, or a single user."""
+    begin, total = 0, 0
+    while begin < len(ends):
+        end = max(begin + 1, int(np.searchsorted(ends, total + size, side="right")))
+        yield begin, end
+        begin, total = end, int(ends[end - 1])
+
+
+def _collected(lazy: pl.LazyFrame) -> pl.DataFrame:
+    """A result as large as a vocabulary, computed without holding the log."""
+    return lazy.collect(engine="streaming")
+
+
+def _numbered(frame: pl.DataFrame, name: str, *, first: int) -> pl.DataFrame:
+    """Sorts by id and numbers the rows."""
+    frame = frame.sort(pl.col(name).str.len_bytes(), pl.col(name))
+    return frame.with_row_index(f"{name} number", offset=first).cast({f"{name} number": pl.Int32})
+
+
+def _because(dropped: dict[str, int]) -> str:
+    """What was dropped, as a subordinate clause."""
+    return f"; dropped: {', '.join(f'{n:,} {reason}' for reason, n in dropped.items())}" if dropped else ""

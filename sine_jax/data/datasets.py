@@ -1,0 +1,213 @@
+"""Prepared data sets: written once by tfds, read back in one go into columns.
+
+A prepared data set is a folder:
+
+  exposures-log.array_record-*   the log, a block of many users per record (tfds, array_record)
+  dataset_info.json, features.json   what tfds says of it; `tfds.builder_from_directory` reads the folder too
+  users.parquet, items.parquet   the vocabulary: external ids, in the order of the numbers 0..U-1 and 1..N
+  info.json                      DataInfo: label rule, filters, counts, skip rate, fingerprints, versions
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+import tensorflow_datasets as tfds
+
+from sine_jax.data.sources import SOURCES
+from sine_jax.types import EventLog
+
+FORMAT = "1.0.0"
+SPLIT = "log"
+INFO, USERS, ITEMS = "info.json", "users.parquet", "items.parquet"
+DTYPES = {
+    "items": np.int32,
+    "feedback": np.int8,
+    "times": np.int64,
+    "plays": np.int32,
+    "durations": np.int32,
+    "lengths": np.int64,  # exposures of each user
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class DataInfo:
+    """What a prepared data set says of itself.
+
+    `fingerprint` is of the content: the columns of the log in their final order and the external ids of users and
+    items. Neither the files it came from, their format or compression, the label rule's name nor the versions
+    enter it. `vocabulary` is of the item ids in order: what ties a model's item embeddings to items.
+    """
+
+    source: str
+    num_users: int
+    num_items: int
+    num_events: int
+    num_watched: int
+    num_skipped: int
+    num_disliked: int
+    skip_rate: float  # skipped / (skipped + watched)
+    has_times: bool
+    label_rule: str
+    filters: dict[str, int]
+    dropped: dict[str, int]  # left out, by reason
+    fingerprint: str
+    vocabulary: str
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """Indented JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> DataInfo:
+        """The inverse of `to_json`."""
+        return DataInfo(**json.loads(text))
+
+
+class Dataset(NamedTuple):
+    """A prepared data set in memory."""
+
+    log: EventLog
+    info: DataInfo
+    path: str
+
+
+class Exposures(tfds.core.GeneratorBasedBuilder):
+    """Writes a log as records of many users each, in order.
+
+    Columns are stored as raw bytes: a block costs one copy, not one Python object per number.
+    """
+
+    VERSION = tfds.core.Version(FORMAT)
+    BUILDER_CONFIGS = [
+        tfds.core.BuilderConfig(name=name, version=FORMAT, description=text) for name, text in SOURCES.items()
+    ]
+
+    def __init__(self, source: str, blocks: Iterator[EventLog], **kwargs: Any) -> None:
+        """Takes the blocks that `collation.blocks` yields."""
+        self._blocks = blocks
+        super().__init__(config=source, file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {
+            name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
+            for name, dtype in DTYPES.items()
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Exposures of short videos with feedback, sorted by user and time.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        return {SPLIT: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        for key, block in enumerate(self._blocks):
+            columns = {name: getattr(block, name) for name in DTYPES if name != "lengths"}
+            columns["lengths"] = np.diff(block.offsets)
+            yield key, {name: column.astype(DTYPES[name], copy=False) for name, column in columns.items()}
+
+
+def load(path: str | os.PathLike[str]) -> Dataset:
+    """Reads a prepared data set into columns, and checks it against its fingerprint.
+
+    Raises:
+      ValueError: there is none, or it is damaged or incomplete.
+    """
+    info = read_info(path)
+    sizes = {name: info.num_users if name == "lengths" else info.num_events for name in DTYPES}
+    columns = {name: np.empty(size, DTYPES[name]) for name, size in sizes.items()}
+    filled = dict.fromkeys(DTYPES, 0)
+    try:
+        for record in tfds.builder_from_directory(path).as_data_source(SPLIT):
+            for name, values in record.items():
+                columns[name][filled[name] : filled[name] + len(values)] = values
+                filled[name] += len(values)
+    except Exception as error:  # tfds and array_record raise a dozen types for what is one mistake here
+        raise ValueError(f"{path}: the prepared data set is damaged ({first_line(error)}); prepare it again") from error
+    digests = [hashlib.sha256(columns[name].data).hexdigest() for name in DTYPES]
+    digests += [id_digest(_ids(Path(path) / USERS)), id_digest(_ids(Path(path) / ITEMS))]
+    if filled != sizes or combined_digest(digests) != info.fingerprint:
+        raise ValueError(f"{path}: the prepared data set is damaged (not what was written); prepare it again")
+    offsets = np.concatenate([[0], np.cumsum(columns.pop("lengths"))])
+    return Dataset(EventLog(**columns, offsets=offsets), info, str(path))
+
+
+def read_info(path: str | os.PathLike[str]) -> DataInfo:
+    """What a prepared data set says of itself.
+
+    Raises:
+      ValueError: there is none, or it is not readable.
+    """
+    file = Path(path) / INFO
+    if not file.is_file():
+        raise ValueError(f"{path}: no prepared data set here ({INFO} is missing); make one with launch.prepare")
+    try:
+        return DataInfo.from_json(file.read_text())
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: damaged, or of another version ({error}); prepare the data set again") from error
+
+
+def user_ids(path: str | os.PathLike[str]) -> pl.Series:
+    """The external ids of users 0..U-1."""
+    return _ids(Path(path) / USERS)
+
+
+def item_ids(path: str | os.PathLike[str]) -> pl.Series:
+    """The external ids of items, at their numbers; the id of PAD, at 0, is empty."""
+    return pl.concat([pl.Series("id", [""]), _ids(Path(path) / ITEMS)])
+
+
+def numbers(ids: pl.Series, external: Sequence[str]) -> np.ndarray:
+    """The numbers of external ids in a vocabulary, the inverse of indexing it; -1 for ids it does not hold."""
+    places = pl.DataFrame({"id": ids}).with_row_index("number")
+    wanted = pl.DataFrame({"id": pl.Series(external, dtype=pl.String)})
+    found = wanted.join(places, on="id", how="left", maintain_order="left")["number"]
+    return found.cast(pl.Int32).fill_null(-1).to_numpy()
+
+
+def id_digest(ids: pl.Series) -> str:
+    """SHA-256 of external ids: their lengths in bytes, then their bytes."""
+    digest = hashlib.sha256(ids.str.len_bytes().cast(pl.Int64).to_numpy().data)
+    digest.update("".join(ids.to_list()).encode())
+    return digest.hexdigest()
+
+
+def combined_digest(digests: Sequence[str]) -> str:
+    """One fingerprint of several."""
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
+
+
+def write_records(source: str, blocks: Iterator[EventLog], scratch: Path) -> Path:
+    """Has tfds write the blocks; returns the folder."""
+    tfds.disable_progress_bar()
+    builder = Exposures(source, blocks, data_dir=scratch)
+    with contextlib.redirect_stdout(io.StringIO()):  # tfds announces a download
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    return Path(builder.data_dir)
+
+
+def _ids(file: Path) -> pl.Series:
+    """A vocabulary file."""
+    try:
+        return pl.read_parquet(file)["id"]
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{file}: damaged or missing; prepare the data set again") from error
+
+
+def first_line(error: Exception) -> str:
+    """An error in one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,229 @@
+"""From raw rows to canonical, validated exposures.
+
+A canonical frame has the columns of CANONICAL whatever the source was, and nothing in it is missing or out of range.
+Every row that cannot be made so is refused with file, row and remedy, or dropped and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from sine_jax.data import labels, rawfiles
+from sine_jax.data.rawfiles import ROW, Piece
+
+CANONICAL = {
+    "user": pl.String,  # external id
+    "item": pl.String,  # external id
+    "time": pl.Int64,  # ms since 1970; -1 where the log has no time
+    "order": pl.Int64,  # what sorts a user's exposures of equal time
+    "feedback": pl.Int8,  # SKIPPED, WATCHED or DISLIKED
+    "play": pl.Int32,  # ms; -1 where unknown
+    "duration": pl.Int32,  # ms; -1 where unknown
+}
+MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+
+_EARLIEST, _LATEST = 10**11, 10**14  # ms: the years 1973 and 5138; seconds and microseconds of our age lie outside
+_EXACT = 2**53  # above it a float is no integer any more
+
+
+class Columns(NamedTuple):
+    """Which raw column plays which role; empty where the log has none."""
+
+    user: str
+    item: str
+    time: str = ""
+    order: str = ""
+    watched: str = ""
+    play: str = ""
+    duration: str = ""
+    dislike: str = ""
+
+
+class Units(NamedTuple):
+    """Milliseconds in one unit of each column that measures time."""
+
+    time: float = 1.0
+    play: float = 1.0
+    duration: float = 1.0
+
+
+class Check(NamedTuple):
+    """One way in which a row can be bad: an expression, the raw column, what is wrong, and what to do."""
+
+    bad: pl.Expr
+    column: str
+    reason: str
+    remedy: str
+
+
+def parse_columns(text: str) -> Columns:
+    """Reads a column map such as `user=user_id,item=video_id,time=time_ms,watched=long_view`.
+
+    Raises:
+      ValueError: names the part that is wrong.
+    """
+    roles: dict[str, str] = {}
+    for part in text.split(","):
+        role, equals, column = (word.strip() for word in part.partition("="))
+        if role not in Columns._fields:
+            near = rawfiles.nearest(role, Columns._fields)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"columns: no role {role!r}; {hint}Roles: {', '.join(Columns._fields)}")
+        if not equals or not column:
+            raise ValueError(f"columns: {part!r} names no column; write {role}=NAME")
+        if role in roles:
+            raise ValueError(f"columns: {role!r} is mapped twice; keep one")
+        roles[role] = column
+    for role in ("user", "item"):
+        if role not in roles:
+            raise ValueError(f"columns: map {role}=NAME too")
+    if "time" not in roles and "order" not in roles:
+        raise ValueError("columns: map time=NAME, or order=NAME where the log has no time")
+    return Columns(**roles)
+
+
+def check_rule(columns: Columns, rule: labels.Rule) -> None:
+    """Raises a ValueError where a label rule needs a column that is not mapped."""
+    for role in rule.needs:
+        if not getattr(columns, role):
+            raise ValueError(f"label rule {rule.text!r} needs columns={role}=NAME; map it, or {labels.REMEDY}")
+
+
+def raw_columns(columns: Columns, rule: labels.Rule) -> list[str]:
+    """The raw columns to read, each once."""
+    roles = [role for role in Columns._fields if role != "watched" or role in rule.needs]
+    return list(dict.fromkeys(getattr(columns, role) for role in roles if getattr(columns, role)))
+
+
+def canonical(
+    pieces: Iterator[Piece],
+    columns: Columns,
+    units: Units,
+    rule: labels.Rule,
+    *,
+    drop: Sequence[str] = (),
+) -> Iterator[Piece]:
+    """Makes raw pieces canonical.
+
+    Args:
+      pieces: with the raw columns that `raw_columns` names.
+      columns: which plays what role.
+      units: of time, play and duration.
+      rule: what counts as watched.
+      drop: holds `invalid` where bad rows are to be dropped and counted.
+
+    Raises:
+      ValueError: a bad row, with file, row and remedy.
+    """
+    for piece in pieces:
+        raw = piece.frame
+        frame = raw.select(_values(raw.schema, columns, units))
+        checks = _checks(columns, rule)
+        flags = frame.select(check.bad.fill_null(False).alias(str(i)) for i, check in enumerate(checks))
+        bad = flags.select(pl.any_horizontal(pl.all())).to_series()
+        dropped = dict(piece.dropped)
+        if bad.any():
+            if "invalid" not in drop:
+                raise ValueError(_complaint(piece, flags, bad, checks))
+            first = pl.coalesce(pl.when(pl.col(str(i))).then(i) for i in range(len(checks)))
+            for i, count in flags.select(first.alias("check")).to_series().drop_nulls().value_counts().iter_rows():
+                reason = f"{checks[i].column} {checks[i].reason}"
+                dropped[reason] = dropped.get(reason, 0) + count
+            frame = frame.filter(~bad)
+        yield Piece(piece.path, _finished(frame, rule), dropped)
+
+
+def _values(schema: pl.Schema, columns: Columns, units: Units) -> list[pl.Expr]:
+    """Each role as an id (String) or a number (Float64), null where the cell is none."""
+    values = [_identifier(getattr(columns, role), schema).alias(role) for role in ("user", "item")]
+    for role in Columns._fields[2:]:
+        name = getattr(columns, role)
+        if name not in schema:
+            values.append(pl.lit(None, pl.Float64).alias(role))
+            continue
+        number = _truth(name, schema) if role in ("watched", "dislike") else _number(name, schema)
+        if role in Units._fields and not schema[name].is_temporal():
+            number = (number * getattr(units, role)).round()
+        values += [number.alias(role), pl.col(name).is_null().alias(f"{role} absent")]
+    return values
+
+
+def _identifier(name: str, schema: pl.Schema) -> pl.Expr:
+    """A column as external ids; 7.0 of a float column is `7`."""
+    column = pl.col(name)
+    if schema[name].is_float():
+        column = pl.when(column == column.round()).then(column).cast(pl.Int64, strict=False)
+    return column.cast(pl.String).replace("", None)
+
+
+def _number(name: str, schema: pl.Schema) -> pl.Expr:
+    """A column as Float64; times of a temporal type in ms."""
+    if schema[name].is_temporal():
+        return pl.col(name).cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.Float64)
+    return pl.col(name).cast(pl.Float64, strict=False)
+
+
+def _truth(name: str, schema: pl.Schema) -> pl.Expr:
+    """A column of 0 and 1, or of true and false, as Float64."""
+    if schema[name] != pl.String:
+        return pl.col(name).cast(pl.Float64, strict=False)
+    words = pl.col(name).str.to_lowercase().replace({"true": "1", "false": "0"})
+    return words.cast(pl.Float64, strict=False)
+
+
+def _checks(columns: Columns, rule: labels.Rule) -> list[Check]:
+    """All the ways in which a row can be bad, in the order in which they are told."""
+    leave = "mend the row, or leave such rows out with --on_bad_row=drop"
+    checks = [Check(pl.col(r).is_null(), getattr(columns, r), "is missing or no id", leave) for r in ("user", "item")]
+    for role in ("time", "order", "play", "duration", "watched", "dislike"):
+        name, value, absent = getattr(columns, role), pl.col(role), pl.col(f"{role} absent")
+        needed = role in rule.needs or role in ("time", "order")
+        if not name or (role == "watched" and not needed):
+            continue
+        if needed:
+            checks.append(Check(absent, name, "is missing", leave))
+        checks.append(Check((value.is_null() & ~absent) | value.is_nan(), name, "is not a number", leave))
+        if role in ("watched", "dislike"):
+            checks.append(Check(~value.is_in([0.0, 1.0]), name, "is not 0 or 1", leave))
+            continue
+        checks.append(Check(value < 0, name, "is negative", leave))
+        limit = {"time": _LATEST, "order": _EXACT}.get(role, 2**31)
+        checks.append(Check(value >= limit, name, "is too large", _UNITS.get(role, leave)))
+    if columns.time:
+        seconds = pl.col("time").is_between(_EARLIEST / 1000, _EARLIEST, closed="left")
+        checks.append(Check(seconds, columns.time, "looks like seconds, not milliseconds", "pass --time_unit=s"))
+        small = "map it as order= if it only orders the exposures"
+        checks.append(Check(pl.col("time") < _EARLIEST, columns.time, "is before 1973", small))
+    if "duration" in rule.needs:
+        remedy = f"label by seconds:S, or {leave}"
+        checks.append(Check(pl.col("duration") == 0, columns.duration, "is 0, so that it has no ratio", remedy))
+    return checks
+
+
+_UNITS = {
+    "time": "is it in microseconds? then pass --time_unit=us",
+    "play": "is it in another unit? then pass --play_unit; or leave such rows out with --on_bad_row=drop",
+    "duration": "is it in another unit? then pass --duration_unit; or leave such rows out with --on_bad_row=drop",
+}
+
+
+def _complaint(piece: Piece, flags: pl.DataFrame, bad: pl.Series, checks: Sequence[Check]) -> str:
+    """What is wrong with the first bad row, in one line."""
+    at = bad.to_list().index(True)
+    check = checks[flags.row(at).index(True)]
+    row, value = piece.frame[ROW][at], piece.frame[check.column][at]
+    shown = "" if value is None else f"={value!r}"
+    return f"{piece.path}, row {row}: {check.column}{shown} {check.reason}; {check.remedy}"
+
+
+def _finished(frame: pl.DataFrame, rule: labels.Rule) -> pl.DataFrame:
+    """Validated values in their canonical types; a duration of 0 is an unknown one."""
+    code = labels.feedback(rule, (pl.col("dislike") == 1).fill_null(False))
+    frame = frame.with_columns(code, pl.when(pl.col("duration") > 0).then("duration"))
+    return frame.select(
+        pl.col(name).fill_null(0 if name == "order" else -1).cast(dtype) if dtype != pl.String else name
+        for name, dtype in CANONICAL.items()
+    )

@@ -1,0 +1,166 @@
+"""Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it, whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from sine_jax.data import collation, datasets, ingest, labels
+from sine_jax.data.datasets import DTYPES, FORMAT, INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
+from sine_jax.data.sources import Source
+from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
+
+
+def prepare(
+    source: Source,
+    out: str | os.PathLike[str],
+    *,
+    rule: labels.Rule | None = None,
+    min_positives: int = 3,
+    min_exposures: int = 1,
+    drop: Sequence[str] = (),
+    overwrite: bool = False,
+) -> DataInfo:
+    """Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it.
+
+    Everything is written to a temporary folder next to `out`, which is renamed at the end: either a whole data set
+    is there or nothing.
+
+    Args:
+      source: where the log comes from.
+      out: folder of the prepared data set.
+      rule: what counts as watched; None for the source's own.
+      min_positives: users with fewer watched exposures are left out; a split needs 3.
+      min_exposures: items shown less often are left out.
+      drop: kinds of bad rows to drop and count, of `ragged` and `invalid`; others are refused.
+      overwrite: replace a prepared data set that is there.
+
+    Raises:
+      ValueError: bad input, with file, row and remedy, or a place that cannot be written.
+    """
+    out, rule = Path(os.path.abspath(out)), rule or labels.parse(source.label)
+    _check_target(out, overwrite=overwrite)
+    ingest.check_rule(source.columns, rule)
+    with _scratch(out) as scratch:
+        pieces = source.read(ingest.raw_columns(source.columns, rule), drop)
+        pieces = ingest.canonical(pieces, source.columns, source.units, rule, drop=drop)
+        files, dropped = collation.spill(pieces, scratch)
+        collated = collation.collate(files, scratch, min_positives=min_positives, min_exposures=min_exposures)
+        for file in files:
+            file.unlink()
+        summary = _Summary()
+        folder = datasets.write_records(source.name, summary.through(collation.blocks(collated)), scratch)
+        pl.DataFrame({"id": collated.users}).write_parquet(folder / USERS)
+        pl.DataFrame({"id": collated.items}).write_parquet(folder / ITEMS)
+        info = summary.info(
+            source=source.name,
+            label_rule=_readable(source, rule),
+            filters={"min_positives": min_positives, "min_exposures": min_exposures},
+            dropped=dropped | collated.dropped,
+            users=collated.users,
+            items=collated.items,
+        )
+        (folder / INFO).write_text(info.to_json())
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.exists():
+            out.rename(scratch / "replaced")
+        folder.rename(out)
+    return info
+
+
+class _Summary:
+    """Counts and digests of the blocks that pass through it."""
+
+    def __init__(self) -> None:
+        self._digests = {name: hashlib.sha256() for name in DTYPES}
+        self._counts = np.zeros(3, np.int64)
+        self._has_times = True
+
+    def through(self, blocks: Iterator[EventLog]) -> Iterator[EventLog]:
+        """Yields the blocks unchanged."""
+        for block in blocks:
+            for name, digest in self._digests.items():
+                column = np.diff(block.offsets) if name == "lengths" else getattr(block, name)
+                digest.update(np.ascontiguousarray(column, DTYPES[name]).data)
+            self._counts += np.bincount(block.feedback, minlength=3)
+            self._has_times &= bool((block.times >= 0).all())
+            yield block
+
+    def info(self, *, users: pl.Series, items: pl.Series, **told: Any) -> DataInfo:
+        """What is known once all blocks have passed."""
+        watched, skipped = int(self._counts[WATCHED]), int(self._counts[SKIPPED])
+        vocabulary = id_digest(items)
+        digests = [digest.hexdigest() for digest in self._digests.values()]
+        return DataInfo(
+            num_users=len(users),
+            num_items=len(items),
+            num_events=int(self._counts.sum()),
+            num_watched=watched,
+            num_skipped=skipped,
+            num_disliked=int(self._counts[DISLIKED]),
+            skip_rate=skipped / max(1, skipped + watched),
+            has_times=self._has_times,
+            fingerprint=combined_digest([*digests, id_digest(users), vocabulary]),
+            vocabulary=vocabulary,
+            versions=_versions(),
+            **told,
+        )
+
+
+def _readable(source: Source, rule: labels.Rule) -> str:
+    """The label rule in words that name the raw columns."""
+    named = {role: getattr(source.columns, role) for role in rule.needs}
+    dislike = f"; disliked where {source.columns.dislike} is 1" if source.columns.dislike else ""
+    return f"{rule.text} ({', '.join(f'{role}={name}' for role, name in named.items())}){dislike}"
+
+
+def _check_target(out: Path, *, overwrite: bool) -> None:
+    """Refuses a target that holds something."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / INFO).is_file():
+        raise ValueError(f"{out}: exists and is no prepared data set; choose another --out")
+    if not overwrite:
+        raise ValueError(f"{out}: a prepared data set is there already; choose another --out, or pass --overwrite")
+
+
+_MAKE_ROOM = "free some space or choose another --out"
+
+
+@contextlib.contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A folder on the disk of `out` that is gone afterwards, whatever happens."""
+    place = next(parent for parent in out.parents if parent.exists())
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=place))
+    except OSError as error:
+        raise ValueError(f"{out}: cannot be written ({error.strerror}: {place}); choose another --out") from error
+    try:
+        yield scratch
+    except (OSError, pl.exceptions.ComputeError) as error:
+        occupied = isinstance(error, OSError) and error.errno == errno.EBUSY  # a mount point cannot be replaced
+        remedy = f"choose a folder inside it, such as --out={out / 'prepared'}" if occupied else _MAKE_ROOM
+        raise ValueError(f"{out}: cannot be written ({datasets.first_line(error)}); {remedy}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    """Of what made the data set."""
+    versions = {"format": FORMAT, "python": platform.python_version()}
+    for package in ("sine_jax", "polars", "tensorflow-datasets", "array_record"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions

@@ -1,0 +1,190 @@
+"""The sources of a log: which files, which columns in which roles, in which units.
+
+References:
+  KuaiRand: Gao et al., "KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed Videos",
+    CIKM 2022, https://kuairand.com
+  WeChat Big Data Challenge 2021, https://algo.weixin.qq.com
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from sine_jax.data import rawfiles, synthetic
+from sine_jax.data.ingest import Columns, Units
+from sine_jax.data.rawfiles import ROW, Piece
+
+SOURCES = {
+    "sample": "The shipped sample: 2,000 users of KuaiRand-Pure.",
+    "log": "Any CSV or Parquet table, or a folder of them, with a column map.",
+    "kuairand": "KuaiRand-Pure, -1K or -27K as published.",
+    "wechat2021": "WeChat Big Data Challenge 2021: user_action.csv and feed_info.csv.",
+    "released": "The text format of the authors' code: user<TAB>items<TAB>feedback.",
+    "synthetic": "Drawn from a seed, with interests and a skip effect of known strength.",
+}
+SAMPLE = "kuairand_pure_sample_seq.parquet"
+
+Reader = Callable[[Sequence[str], Sequence[str]], Iterator[Piece]]  # (columns, kinds of bad row to drop) -> pieces
+
+
+class Source(NamedTuple):
+    """A log that can be prepared."""
+
+    name: str
+    columns: Columns
+    read: Reader
+    units: Units = Units()
+    label: str = "column"  # the rule where the user names none
+
+
+def log(path: Path, columns: Columns, units: Units) -> Source:
+    """Any CSV or Parquet table, or a folder of them, with a column map."""
+    files = rawfiles.find(path)
+    return Source("log", columns, lambda names, drop: _files(files, names, drop), units)
+
+
+def sample() -> Source:
+    """The shipped sample: 2,000 users of KuaiRand-Pure."""
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        with importlib.resources.as_file(importlib.resources.files("sine_jax.data.sample") / SAMPLE) as path:
+            yield from rawfiles.read(path, names, drop=drop)
+
+    return Source("sample", Columns("user_id", "item_id", order="step", watched="long_view"), read)
+
+
+def released(path: Path) -> Source:
+    """The released reader's text: `user<TAB>items<TAB>feedback`, ids and 0/1 separated by blanks, oldest first."""
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        header = ("user", "items", "feedback")
+        for file in [path] if path.is_file() else rawfiles.find(path):
+            for piece in rawfiles.read(file, header, drop=drop, header=header):
+                yield _exploded(piece, drop)
+
+    return Source("released", Columns("user", "items", order=ROW, watched="feedback"), read)
+
+
+def generated(settings: synthetic.Settings) -> Source:
+    """A log drawn from a seed."""
+    synthetic.check(settings)
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        for frame in synthetic.frames(settings):
+            yield Piece(Path("synthetic"), frame.select(names).with_row_index(ROW), {})
+
+    columns = Columns("user_id", "item_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms")
+    return Source("synthetic", columns, read)
+
+
+def kuairand(path: Path, columns: Columns | None, *, random_logs: bool) -> Source:
+    """KuaiRand-Pure, -1K or -27K as published: the folder, or the one above it.
+
+    The standard logs of 8-21 April and of 22 April - 8 May, then (unless `random_logs` is False) the log of the
+    randomly exposed videos, each of which may come in parts. Where video_features_basic is at hand, its
+    `video_duration` stands in for a `duration_ms` of 0.
+    """
+    folder = path / "data" if (path / "data").is_dir() else path
+    if not folder.is_dir():
+        raise ValueError(f"{path}: no such folder; --input is the folder that holds the log_standard_*.csv of KuaiRand")
+    pattern = re.compile(
+        r"(log_standard|log_random)_(4_08_to_4_21|4_22_to_5_08)_(pure|1k|27k)(?:_part(\d+))?\.csv(\.gz)?"
+    )
+    found = [(match, file) for file in folder.iterdir() if (match := pattern.fullmatch(file.name.lower()))]
+    versions = sorted({match[3] for match, _ in found})
+    if not any(match[1] == "log_standard" for match, _ in found):
+        raise ValueError(f"{folder}: no log_standard_4_08_to_4_21_*.csv here; unpack KuaiRand and give that folder")
+    if len(versions) > 1:
+        raise ValueError(f"{folder}: holds KuaiRand {' and '.join(versions)}; keep one of them in the folder")
+    found = [(match, file) for match, file in found if random_logs or match[1] == "log_standard"]
+    found.sort(key=lambda pair: (pair[0][1] == "log_random", pair[0][2], int(pair[0][4] or 0)))
+    files = [file for _, file in found]
+    features = sorted(folder.glob(f"video_features_basic_{versions[0]}.csv*"))
+    defaults = Columns(
+        "user_id", "video_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms", dislike="is_hate"
+    )
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        pieces = _files(files, names, drop)
+        if not features or "duration_ms" not in names:
+            return pieces
+        table = _table(features[0], ("video_id", "video_duration"), drop)
+        return (_with_durations(piece, table) for piece in pieces)
+
+    return Source("kuairand", columns or defaults, read)
+
+
+def wechat2021(path: Path) -> Source:
+    """WeChat Big Data Challenge 2021: user_action.csv, with the durations of feed_info.csv where that is at hand.
+
+    The log has days, no times: exposures of one day stand in the order of the file.
+    """
+    actions, feeds = path / "user_action.csv", path / "feed_info.csv"
+    if not actions.is_file():
+        raise ValueError(f"{path}: no user_action.csv here; --input is the folder that holds it and feed_info.csv")
+    has_feeds = feeds.is_file()
+    columns = Columns("userid", "feedid", order="date_", play="play", duration="videoplayseconds" if has_feeds else "")
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        pieces = _files([actions], [name for name in names if name != "videoplayseconds"], drop)
+        if not has_feeds:
+            return pieces
+        table = _table(feeds, ("feedid", "videoplayseconds"), drop)
+        return (
+            piece._replace(frame=piece.frame.join(table, on="feedid", how="left", maintain_order="left"))
+            for piece in pieces
+        )
+
+    return Source("wechat2021", columns, read, Units(duration=1000.0), "ratio:0.5" if has_feeds else "seconds:5")
+
+
+def _files(files: Sequence[Path], names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+    """The pieces of several files, one after the other."""
+    for file in files:
+        yield from rawfiles.read(file, names, drop=drop)
+
+
+def _table(path: Path, names: Sequence[str], drop: Sequence[str]) -> pl.DataFrame:
+    """A small table whole, its first column a key that stands once."""
+    frame = pl.concat([piece.frame for piece in rawfiles.read(path, names, drop=drop)])
+    return frame.select(names).unique(names[0], keep="first", maintain_order=True)
+
+
+def _with_durations(piece: Piece, table: pl.DataFrame) -> Piece:
+    """Fills durations that are missing or 0 from the table of videos."""
+    frame = piece.frame.join(table, on="video_id", how="left", maintain_order="left")
+    unknown = pl.col("duration_ms").is_null() | (pl.col("duration_ms") == "0")
+    filled = pl.when(unknown).then(pl.coalesce("video_duration", "duration_ms")).otherwise("duration_ms")
+    return piece._replace(frame=frame.with_columns(filled.alias("duration_ms")).drop("video_duration"))
+
+
+def _exploded(piece: Piece, drop: Sequence[str]) -> Piece:
+    """One row per exposure from one row per user."""
+    lists = piece.frame.with_columns(pl.col("items", "feedback").str.strip_chars().str.split(" ").list.drop_nulls())
+    unequal = lists["items"].list.len().fill_null(0) != lists["feedback"].list.len().fill_null(0)
+    if unequal.any() and "invalid" not in drop:
+        row = lists.row(unequal.to_list().index(True), named=True)
+        raise ValueError(
+            f"{piece.path}, row {row[ROW]}: {len(row['items'] or [])} items but {len(row['feedback'] or [])} "
+            "feedbacks; mend the row, or leave such rows out with --on_bad_row=drop"
+        )
+    dropped = dict(piece.dropped)
+    if unequal.any():
+        dropped["items and feedback of unequal length"] = int(unequal.sum())
+    rows = lists.filter(~unequal).explode("items", "feedback")
+    foreign = ~rows["items"].str.contains(r"^[1-9]\d{0,9}$").fill_null(True)
+    if foreign.any() and "invalid" not in drop:
+        row = rows.row(foreign.to_list().index(True), named=True)
+        raise ValueError(
+            f"{piece.path}, row {row[ROW]}: item {row['items']!r} is not a number from 1 (blanks separate items). "
+            "Mend the row, or leave such items out with --on_bad_row=drop"
+        )
+    if foreign.any():
+        dropped["items that are not numbers from 1"] = int(foreign.sum())
+    return Piece(piece.path, rows.filter(~foreign), dropped)

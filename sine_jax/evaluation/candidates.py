@@ -1,0 +1,134 @@
+"""Who takes part in an evaluation, what each target is ranked against, and the batches made of that."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sine_jax.batches import windows
+from sine_jax.types import PAD, SKIPPED, EvalBatch, EventLog, Split
+
+HALVED = 3  # times that the widest history is halved, for users with shorter ones
+NARROW = 16  # candidates of most users; the widths above are this times a power of 4
+CELLS = 1 << 20  # the most candidates in a batch
+
+
+class Population(NamedTuple):
+    """The users that one evaluation ranks, with a target each and a ragged list of other items."""
+
+    users: np.ndarray  # [P] int32, ascending
+    targets: np.ndarray  # [P] int32
+    others: np.ndarray  # [F] int32; those of user p are others[offsets[p]:offsets[p + 1]]
+    offsets: np.ndarray  # [P + 1] int64
+    skips: np.ndarray  # [P] int64, how many of a user's others, the first of them, the split shows around the target
+    left_out: dict[str, int]  # users who take no part, by reason
+
+
+def neighbouring_skips(log: EventLog, split: Split) -> Population:
+    """Each target with the skips that the split names as its candidates.
+
+    Users without any skip are part of the population: their target counts in the pooled AUC, as in the released code,
+    and in no other metric. An item that was skipped twice is a candidate twice.
+    """
+    return _population(log, split, split.candidates_begin, split.candidates_end, kept=log.feedback == SKIPPED)
+
+
+def seen_items(log: EventLog, split: Split) -> Population:
+    """Each target with everything its user was ever shown, before it or after, the target itself aside.
+
+    The skips that the split names as candidates come first.
+    """
+    return _population(log, split, log.offsets[:-1], log.offsets[1:], kept=np.ones(len(log.items), bool))
+
+
+def _population(log: EventLog, split: Split, begins: np.ndarray, ends: np.ndarray, *, kept: np.ndarray) -> Population:
+    has_target = split.target >= 0
+    takes_part = has_target & (split.history_end > log.offsets[:-1])
+    users = np.flatnonzero(takes_part)
+    targets = log.items[split.target[users]]
+    lengths = ends[users] - begins[users]
+    owners = np.repeat(np.arange(len(users)), lengths)
+    positions = np.arange(len(owners)) - np.repeat(np.cumsum(lengths) - lengths - begins[users], lengths)
+    chosen = kept[positions] & (positions != split.target[users][owners])
+    owners, positions = owners[chosen], positions[chosen]
+    around = (log.feedback[positions] == SKIPPED) & (positions >= split.candidates_begin[users][owners])
+    around &= positions < split.candidates_end[users][owners]
+    positions = positions[np.lexsort((~around, owners))]
+    counts = np.bincount(owners, minlength=len(users))
+    return Population(
+        users=users.astype(np.int32),
+        targets=targets,
+        others=log.items[positions],
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        skips=np.bincount(owners[around], minlength=len(users)),
+        left_out={
+            "no target": int(np.count_nonzero(~has_target)),
+            "nothing watched before the target": int(np.count_nonzero(has_target & ~takes_part)),
+        },
+    )
+
+
+def batches(
+    population: Population,
+    reading: windows.Reading,
+    *,
+    max_len: int,
+    margin: int,
+    batch_size: int,
+    multiple_of: int,
+) -> list[EvalBatch]:
+    """Groups a population into batches of few shapes, each user in exactly one.
+
+    Histories are as wide as they are long, rounded up to the longest halved up to `HALVED` times; the few users with
+    many candidates all get the full width, so that there are no more shapes than widths of either kind. Users with
+    as many skips go together, because work on skips goes by the most that a user of the batch has.
+
+    Args:
+      population: who is ranked against what.
+      reading: the log as it is read, up to the split's targets.
+      max_len: T, the widest history.
+      margin: how many of the T columns stay empty.
+      batch_size: B, the most users in a batch.
+      multiple_of: B is a multiple of this, the number of devices; what is missing are fillers, users of -1.
+
+    Returns:
+      Batches of numpy arrays; the target is the first candidate, the skips around it follow, then other items.
+    """
+    lengths = np.minimum(reading.history_ends - reading.offsets[:-1], max_len)[population.users]
+    widths = np.unique([-(-int(lengths.max()) // 2**k) for k in range(1 + HALVED)])
+    history_class = np.searchsorted(widths, lengths)
+    counts = 1 + np.diff(population.offsets)
+    candidate_class = np.ceil(np.log2(np.maximum(counts, NARROW) / NARROW) / 2).astype(int)
+    history_class[candidate_class > 0] = len(widths) - 1
+    result = []
+    for kind in np.unique(candidate_class * len(widths) + history_class):
+        rows = np.flatnonzero(candidate_class * len(widths) + history_class == kind)
+        rows = rows[np.argsort(population.skips[rows], kind="stable")]
+        num_candidates = NARROW * 4 ** int(kind // len(widths))
+        size = max(1, min(batch_size, CELLS // num_candidates) // multiple_of) * multiple_of
+        for begin in range(0, len(rows), size):
+            chosen = np.full(size, -1)
+            chosen[: len(rows[begin : begin + size])] = rows[begin : begin + size]
+            result.append(
+                _batch(population, reading, chosen, int(widths[kind % len(widths)]), max_len - margin, num_candidates)
+            )
+    return result
+
+
+def _batch(
+    population: Population, reading: windows.Reading, rows: np.ndarray, width: int, limit: int, num_candidates: int
+) -> EvalBatch:
+    """One batch of the population's rows, -1 for fillers."""
+    known = rows >= 0
+    users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
+    read = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
+    columns = np.arange(num_candidates - 1)[None, :]
+    begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
+    there = (columns < ends - begins) & known[:, None]
+    candidates: Any = np.full((len(rows), num_candidates), PAD, np.int32)
+    candidates[known, 0] = population.targets[rows[known]]
+    candidates[:, 1:][there] = population.others[(begins + columns)[there]]
+    labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
+    skipped: Any = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
+    return EvalBatch(users, read.items, read.watched, candidates, labels, skipped, read.times)

@@ -1,0 +1,266 @@
+"""Comparison of evaluated runs, paired by user: every run against the first.
+
+Two sources of chance are kept apart. Users: had others been asked, the difference of the means would be another; its
+interval and both tests are over users. Seeds: had another seed been drawn, a run's mean would be another; runs of one
+method that differ in their seed alone are one method, whose value for a user is the mean over its seeds, and the spread
+of the runs' means is told beside it.
+
+  interval       percentile bootstrap over users of the mean difference, not adjusted for how many there are
+  permutation    users' differences change sign at random: is the mean difference 0? Right to first order for the pooled
+                 AUC too, whose values per user are influences on it with the AUC as their mean
+  Wilcoxon       signed ranks: do users' differences lie symmetrically around 0? It weighs users by ranks, so it may see
+                 what the mean does not, and the reverse: where a few large differences stand against many small ones,
+                 as with `hr_gap`, go by the other two. It is left out for the pooled AUC: a user's influence depends on
+                 everybody's scores and grows with the number of candidates, so that its rank says nothing
+
+References:
+  Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1 (1945). Phipson and Smyth, "Permutation
+  p-values should never be zero" (2010), arXiv 1603.05766. Holm, "A simple sequentially rejective multiple test
+  procedure", Scandinavian Journal of Statistics 6 (1979). Smucker, Allan and Carterette, "A comparison of statistical
+  significance tests for information retrieval evaluation", CIKM 2007, doi 10.1145/1321440.1321528.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from sine_jax import config as configs
+from sine_jax.config import Config
+from sine_jax.evaluation import bootstrap
+
+POOLED = frozenset({"auc"})  # metrics of all users together, laid out per user
+LEVEL = 0.95  # of the intervals
+ENUMERATED = 13  # differences whose signs are tried in all ways; more are drawn
+DRAWS = 9999  # with the one that was observed, p is a multiple of 1 / 10,000
+DECIMALS = 12  # of a difference: what is beyond is the noise of adding up, and would break ties
+
+# What must agree between runs: where an evaluation's summary has it.
+IDENTITY = {
+    "data fingerprint": ("fingerprint",),
+    "split": ("split",),
+    "protocol": ("protocol",),
+    "data.split": ("data", "split"),
+    "data.train_until": ("data", "train_until"),
+    "data.valid_until": ("data", "valid_until"),
+    "data.candidates": ("data", "candidates"),
+}
+
+
+class Measured(NamedTuple):
+    """What one scorer got in one evaluated run."""
+
+    name: str  # as the reader knows it
+    scorer: str
+    config: Config | None  # of a model; None for what is not trained
+    checkpoint: str | None  # `best`, `latest` or a step; None for what is not trained
+    summary: Mapping[str, Any]  # of the evaluation
+    users: Sequence[Any]  # [P] external ids
+    values: np.ndarray  # [P] of one metric, NaN where it is not defined for a user
+
+
+class Method(NamedTuple):
+    """Runs that differ in their seed alone."""
+
+    name: str  # of the first run
+    scorer: str
+    runs: tuple[str, ...]
+    seeds: tuple[int, ...]  # none for what is not trained
+    values: np.ndarray  # [S, P] by run and user
+
+    @property
+    def means(self) -> np.ndarray:
+        """[S] each run's mean over the users it is defined for; NaN where there are none."""
+        return np.array([np.mean(v[~np.isnan(v)]) if (~np.isnan(v)).any() else np.nan for v in self.values])
+
+
+def compare(
+    runs: Sequence[Measured], *, metric: str, resamples: int = 1000, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Any]:
+    """Compares every method with the one of the first run, ready for JSON.
+
+    Args:
+      runs: at least two; those of one method are grouped.
+      metric: whose values they hold.
+      resamples: of the users, for the intervals.
+      draws: of the signs, for the permutation test.
+      seed: of both.
+
+    Raises:
+      ValueError: runs were not evaluated on the same, or there is nothing to compare.
+    """
+    refuse_unlike(runs)
+    reference, *others = methods = grouped(runs)
+    if not others:
+        told = (
+            f"{', '.join(reference.runs)} differ in their seed alone" if len(runs) > 1 else f"{runs[0].name} is alone"
+        )
+        raise ValueError(f"nothing to compare: {told}; name a run of another method, or another scorer by RUN:SCORER")
+    differences = np.stack([np.mean(m.values, axis=0) - np.mean(reference.values, axis=0) for m in others], axis=1)
+    differences = np.round(differences, DECIMALS)
+    low, high = bootstrap.intervals(differences, level=LEVEL, replicates=resamples, seed=seed)
+    tests = {"permutation": sign_flips(differences, draws=draws, seed=seed)}
+    if metric not in POOLED:
+        tests["wilcoxon"] = np.array([wilcoxon(column) for column in differences.T])
+    adjusted = {name: holm(p) for name, p in tests.items()}
+    comparisons = []
+    for column, (method, found) in enumerate(zip(others, differences.T, strict=True)):
+        paired = found[~np.isnan(found)]
+        comparisons.append(
+            {
+                "method": method.name,
+                "users": len(paired),
+                "users_without_both": len(found) - len(paired),
+                "difference": _number(np.mean(paired) if len(paired) else np.nan),
+                "low": _number(low[column]),
+                "high": _number(high[column]),
+                "seeds_error": _seeds_error(reference, method),
+                **{name: _number(p[column]) for name, p in tests.items()},
+                **{f"{name}_holm": _number(p[column]) for name, p in adjusted.items()},
+            }
+        )
+    return {
+        "metric": metric,
+        **{name: runs[0].summary.get(name) for name in ("fingerprint", "split", "protocol", "data")},
+        "against": reference.name,
+        "methods": [_described(method) for method in methods],
+        "comparisons": comparisons,
+        "interval": {"level": LEVEL, "over": "users", "resamples": resamples, "seed": seed},
+        "permutation": {"draws": draws, "all signs up to": ENUMERATED, "seed": seed},
+    }
+
+
+def refuse_unlike(runs: Sequence[Measured]) -> None:
+    """Checks that all runs were evaluated on the same as the first.
+
+    Raises:
+      ValueError: says which run, in what it differs, and both values.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        pairs = {name: (_at(run.summary, path), _at(first.summary, path)) for name, path in IDENTITY.items()}
+        told = [f"its {name} is {ours}, but {theirs} there" for name, (ours, theirs) in pairs.items() if ours != theirs]
+        if not told and list(run.users) != list(first.users):
+            told = [f"its {len(run.users)} users are not the {len(first.users)} there; evaluate both again"]
+        if told:
+            raise ValueError(f"{run.name} cannot be compared with {first.name}: {'; '.join(told)}")
+
+
+def grouped(runs: Sequence[Measured]) -> list[Method]:
+    """Puts runs that differ in their seed alone together; a seed that comes again is a method of its own."""
+    groups: dict[Any, list[Measured]] = {}
+    for run in runs:
+        key = (run.scorer, run.checkpoint, run.config and configs.replace(run.config, {"train.seed": 0}))
+        for (
+            again
+        ) in itertools.count():  # the same seed twice is the same draw, or a change that the record does not show
+            members = groups.setdefault((key, again), [])
+            if all(run.config and m.config and m.config.train.seed != run.config.train.seed for m in members):
+                members.append(run)
+                break
+    return [
+        Method(
+            name=members[0].name,
+            scorer=members[0].scorer,
+            runs=tuple(run.name for run in members),
+            seeds=tuple(run.config.train.seed for run in members if run.config),
+            values=np.stack([run.values for run in members]),
+        )
+        for members in groups.values()
+    ]
+
+
+def wilcoxon(differences: np.ndarray) -> float:
+    """The signed-rank test's two-sided p; zeros are left out, ties share their ranks.
+
+    Args:
+      differences: [P] by user; NaN does not count.
+
+    Returns:
+      1 where every difference is 0, NaN where there is none.
+    """
+    known = differences[~np.isnan(differences)]
+    some = known[known != 0]
+    if not len(some):
+        return 1.0 if len(known) else float("nan")
+    return float(stats.wilcoxon(some).pvalue)
+
+
+def sign_flips(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Two-sided p of each mean among those with other signs: exact for few differences, else from shared draws.
+
+    Args:
+      differences: [P, M] by user and comparison; NaN does not count.
+      draws: how many ways to put the signs are drawn where not all are tried.
+      seed: of the draws.
+
+    Returns:
+      [M]; 1 where every difference is 0, NaN where there is none.
+    """
+    filled = np.where(np.isnan(differences), 0, differences)
+    least = np.abs(filled.sum(axis=0)) - 1e-9 * np.abs(filled).sum(axis=0)  # sums in another order round otherwise
+    generator = np.random.default_rng(seed)
+    rows = max(1, (1 << 23) // max(len(filled), 1))  # draws at once, to bound memory
+    extreme = np.ones(filled.shape[1])  # the signs as they are
+    for begin in range(0, draws, rows):
+        flipped = generator.integers(0, 2, (min(rows, draws - begin), len(filled)), np.int8).astype(np.float64)
+        extreme += np.count_nonzero(np.abs(filled.sum(axis=0) - 2 * (flipped @ filled)) >= least, axis=0)
+    p = extreme / (1 + draws)
+    for column, values in enumerate(filled.T):
+        some = values[values != 0]
+        if len(some) <= ENUMERATED:
+            signs = 1 - 2 * (np.arange(1 << len(some))[:, None] >> np.arange(len(some)) & 1)
+            p[column] = np.mean(np.abs(signs @ some) >= least[column])
+    return np.where(np.isnan(differences).all(axis=0), np.nan, p)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Adjusts p-values [M] so that the chance of any false claim among them stays what each one says.
+
+    NaN is no test, and stays NaN.
+    """
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
+    adjusted = np.full(len(p), np.nan)
+    factors = len(order) - np.arange(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1)
+    return adjusted
+
+
+def _described(method: Method) -> dict[str, Any]:
+    """A method's mean and users, and how its runs' means spread over seeds."""
+    values, means = np.mean(method.values, axis=0), method.means
+    return {
+        "name": method.name,
+        "scorer": method.scorer,
+        "runs": list(method.runs),
+        "seeds": list(method.seeds),
+        "users": int(np.count_nonzero(~np.isnan(values))),
+        "mean": _number(means.mean()),
+        "run_means": [_number(mean) for mean in means],
+        "seeds_std": _number(means.std(ddof=1)) if len(means) > 1 else None,
+        "seeds_range": _number(means.max() - means.min()) if len(means) > 1 else None,
+    }
+
+
+def _seeds_error(a: Method, b: Method) -> float | None:
+    """The standard error of the difference of two methods' means over seeds; None where one has a single run."""
+    if min(len(a.values), len(b.values)) < 2:
+        return None
+    return _number(np.sqrt(sum(m.means.var(ddof=1) / len(m.means) for m in (a, b))))
+
+
+def _at(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
+    """What a summary has at a path; None where it has nothing."""
+    value: Any = summary
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it."""
+    return None if np.isnan(value) else float(value)

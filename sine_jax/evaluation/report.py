@@ -1,0 +1,214 @@
+"""What an evaluation found, as JSON, as a file of values per user, and as a table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sine_jax import config as configs
+from sine_jax import workdir
+from sine_jax.evaluation import bootstrap, metrics
+from sine_jax.evaluation.comparison import Measured
+from sine_jax.evaluation.protocols import Evaluation
+
+# In this order, as many as fit; `@` stands for the first cut-off. What skips get by themselves is in the gap.
+SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
+WIDTH = 136  # of a table that goes to no terminal
+CELL = 15  # of a mean and its interval
+
+
+def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Means, intervals and counts, ready for JSON.
+
+    Args:
+      evaluation: what was measured.
+      replicates: resamples of the users.
+      seed: of the resamples; every scorer and metric sees the same ones.
+    """
+    names = [(scorer, metric) for scorer, values in evaluation.values.items() for metric in values]
+    columns = np.stack([evaluation.values[scorer][metric] for scorer, metric in names], axis=1)
+    low, high = bootstrap.intervals(columns, replicates=replicates, seed=seed)
+    scorers: dict[str, dict[str, Any]] = {}
+    for column, (scorer, metric) in enumerate(names):
+        found = metrics.sums(columns[:, column])
+        bounds = dict(zip(("mean", "low", "high"), map(float, (found.mean, low[column], high[column])), strict=True))
+        scorers.setdefault(scorer, {})[metric] = {
+            **{name: None if np.isnan(value) else value for name, value in bounds.items()},
+            "users": found.number,
+        }
+    population, protocol = evaluation.task.population, evaluation.task.protocol
+    return {
+        "protocol": protocol.name,
+        "against": protocol.against,
+        "split": evaluation.split,
+        "data": dataclasses.asdict(evaluation.config.data),
+        "config": dataclasses.asdict(evaluation.config),
+        "users": len(population.users),
+        "left_out": population.left_out,
+        "users_without_rivals": int(np.count_nonzero(np.diff(population.offsets) == 0)),
+        "interval": {"level": 0.95, "over": "users", "resamples": replicates, "seed": seed},
+        "scorers": scorers,
+    }
+
+
+def write(
+    evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.PathLike[str], *, user_ids: pl.Series
+) -> tuple[Path, Path]:
+    """Writes `<split>_<protocol>.json` and `.parquet`, each whole or not at all.
+
+    The parquet file has a row per user of the population: its external id, then `scorer/metric` columns. The mean of
+    each column is the figure reported; `auc`, which is pooled, is laid out by `metrics.pooled_auc`.
+
+    Args:
+      evaluation: what was measured.
+      summary: of `summarise`, with whatever else is to be kept beside it.
+      folder: where to write; made if need be.
+      user_ids: [U] external ids.
+
+    Returns:
+      Both paths.
+    """
+    stem = Path(folder) / f"{evaluation.split}_{evaluation.task.protocol.name}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    frame = pl.DataFrame(
+        {
+            "user": user_ids.gather(evaluation.task.population.users),
+            **{
+                f"{scorer}/{metric}": pl.Series(column).fill_nan(None)
+                for scorer, values in evaluation.values.items()
+                for metric, column in values.items()
+            },
+        }
+    )
+    paths = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
+    parts = [path.with_name(path.name + ".part") for path in paths]
+    try:
+        parts[0].write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        frame.write_parquet(parts[1])
+        for part, path in reversed(list(zip(parts, paths, strict=True))):  # who finds the summary finds both
+            part.replace(path)
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+    return paths
+
+
+def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Reads what `write` wrote: the summary, and the values per user.
+
+    Raises:
+      FileNotFoundError: nothing was written there for this split and protocol.
+      ValueError: a file is damaged.
+    """
+    stem = Path(folder) / f"{split}_{protocol}"
+    file, per_user = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
+    try:
+        return json.loads(file.read_text()), pl.read_parquet(per_user)
+    except (json.JSONDecodeError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{stem}: .json or .parquet is damaged ({error}); evaluate again") from error
+
+
+def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measured:
+    """Reads what a run's evaluation found.
+
+    Args:
+      argument: a run's folder, or where `launch.evaluate --out` wrote; `FOLDER:SCORER` for another than its model.
+      metric: whose values.
+      split: `valid` or `test`.
+      protocol: by name.
+
+    Raises:
+      ValueError: there is no such evaluation, scorer or metric; says what there is.
+    """
+    folder, scorer = Path(argument), ""
+    if not folder.is_dir():
+        before, _, scorer = argument.rpartition(":")
+        folder = Path(before)
+        if not before or not folder.is_dir():
+            raise ValueError(f"{argument}: no such folder; name a run's folder, or RUN:SCORER")
+    command = f"python -m launch.evaluate --workdir={folder} --split={split} --protocol={protocol}"
+    inside = folder / workdir.EVALUATION
+    try:
+        summary, frame = read(inside if inside.is_dir() else folder, split=split, protocol=protocol)
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: not evaluated on {split}, {protocol}; run {command}") from None
+    scorers = list(summary["scorers"])
+    models = scorers[:1] if "checkpoint" in summary else []  # an evaluation begins with the model, where there is one
+    named, scorer = scorer, scorer or next(iter(models), "")
+    if scorer not in scorers:
+        wrong = f"no scorer {scorer!r}" if scorer else "no model, only simple scorers"
+        raise ValueError(f"{folder} has {wrong}; write {folder}:SCORER with one of {', '.join(scorers)}")
+    if metric not in summary["scorers"][scorer]:
+        measures = ", ".join(summary["scorers"][scorer])
+        raise ValueError(
+            f"{folder} has no {metric!r} in {split}, {protocol}; there are {measures}. Newer ones: {command}"
+        )
+    if scorer in models and "config" not in summary:
+        raise ValueError(f"{folder}: an older version evaluated it, without its configuration; run {command}")
+    return Measured(
+        name=f"{folder}:{scorer}" if named else str(folder),
+        scorer=scorer,
+        config=configs.from_dict(summary["config"]) if scorer in models else None,
+        checkpoint=summary["checkpoint"] if scorer in models else None,
+        summary=summary,
+        users=frame["user"].to_list(),
+        values=frame[f"{scorer}/{metric}"].cast(float).fill_null(float("nan")).to_numpy(),
+    )
+
+
+def header(summary: Mapping[str, Any]) -> str:
+    """One sentence each on what was ranked, and for whom."""
+    data, alone = summary["data"], summary["users_without_rivals"]
+    skips = "candidates" if summary["protocol"] == "exposed" else "skips"
+    left_out = ", ".join(f"{count:,} with {reason}" for reason, count in summary["left_out"].items() if count)
+    return (
+        f"{summary['protocol']}, {summary['split']} of {data['split']}: "
+        f"each target against {summary['against']} ({skips}: {data['candidates']})\n"
+        f"{summary['users']:,} users; left out: {left_out or 'none'}"
+        + (f"; {alone:,} have nothing to rank against and count in the pooled AUC alone" if alone else "")
+    )
+
+
+def table(summary: Mapping[str, Any], *, width: int) -> Table:
+    """The scorers, a row each: means with half of their interval; as many metrics as fit into the width."""
+    columns = next(iter(summary["scorers"].values()))
+    # GAUC is the AUC by user where everybody has rivals enough; it need not be printed twice.
+    repeated = {"gauc"} if columns["gauc"]["users"] == columns["user_auc"]["users"] else set()
+    cutoff = min((int(name.partition("@")[2]) for name in columns if "@" in name), default="")
+    names = [name + str(cutoff) if name.endswith("@") else name for name in SHOWN]
+    fitting = max(1, (width - max(map(len, summary["scorers"]))) // CELL)
+    shown = [name for name in names if name in columns and name not in repeated][:fitting]
+    result = Table(
+        title=header(summary), title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1)
+    )
+    result.add_column("scorer\nusers", no_wrap=True)
+    for name in shown:
+        result.add_column(f"{name}\n{columns[name]['users']:,}", justify="right", no_wrap=True)
+    for scorer, values in summary["scorers"].items():
+        result.add_row(scorer, *(_cell(values[name]) for name in shown))
+    result.caption = f"± half of the {summary['interval']['level']:.0%} interval over users"
+    return result
+
+
+def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Prints the table, whole where there is no terminal to limit its width."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    console.print(table(summary, width=console.width))
+
+
+def _cell(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return "-"
+    return f"{value['mean']:.4f} ±" + f"{(value['high'] - value['low']) / 2:.3f}".removeprefix("0")

@@ -1,0 +1,92 @@
+"""What evaluation ranks with: a model and the simple scorers behind one interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from sine_jax import model
+from sine_jax.config import Config
+from sine_jax.evaluation.counting import Biases
+from sine_jax.evaluation.factorisation import Factors
+from sine_jax.types import Array, Histories
+
+State = Any
+
+
+class Scorer(NamedTuple):
+    """Pure functions from parameters and histories to raw scores.
+
+    Parameters are an argument of each, so that what is compiled once serves all parameters of one structure. A user of
+    -1 is a filler, whose scores nobody looks at.
+    """
+
+    encode: Callable[[Any, Array, Histories], State]  # params, users [B], histories [B, T]: state, leading axis B
+    score_candidates: Callable[[Any, State, Array], Array]  # params, state, candidates [B, C]: [B, C]
+    score_items: Callable[[Any, State, Array], Array]  # params, state, items [C]: [B, C]
+
+
+def of_model(config: Config) -> Scorer:
+    """A model; parameters are those of `model.init`."""
+    return Scorer(
+        encode=lambda params, users, histories: model.encode(params, histories, config),
+        score_candidates=lambda params, state, candidates: model.score_candidates(params, state, candidates, config),
+        score_items=lambda params, state, items: model.score_items(params, state, items, config),
+    )
+
+
+def of_biases() -> Scorer:
+    """A sum of a user's and an item's value; parameters are `counting.Biases`."""
+
+    def encode(params: Biases, users: Array, histories: Histories) -> Array:
+        return params.users[users]
+
+    return Scorer(
+        encode=encode,
+        score_candidates=lambda params, state, candidates: state[:, None] + params.items[candidates],
+        score_items=lambda params, state, items: state[:, None] + params.items[items][None, :],
+    )
+
+
+def of_factors() -> Scorer:
+    """Matrix factorisation; parameters are `factorisation.Factors`."""
+
+    def encode(params: Factors, users: Array, histories: Histories) -> tuple[Array, Array]:
+        return params.users[users], params.biases.users[users]
+
+    def score_items(params: Factors, state: tuple[Array, Array], items: Array) -> Array:
+        return state[0] @ params.items[items].T + state[1][:, None] + params.biases.items[items][None, :]
+
+    def score_candidates(params: Factors, state: tuple[Array, Array], candidates: Array) -> Array:
+        products = jnp.einsum("bd,bcd->bc", state[0], params.items[candidates])
+        return products + state[1][:, None] + params.biases.items[candidates]
+
+    return Scorer(encode, score_candidates, score_items)
+
+
+def at_random() -> Scorer:
+    """Noise that depends on user and item alone; the parameter is a seed [] of type uint32."""
+    return Scorer(
+        encode=lambda params, users, histories: _mixed(users.astype(jnp.uint32) ^ params),
+        score_candidates=lambda params, state, candidates: _noise(state[:, None], candidates),
+        score_items=lambda params, state, items: _noise(state[:, None], items[None, :]),
+    )
+
+
+def _noise(users: Array, items: Array) -> Array:
+    """Uniform log-odds-like values in [-1, 1)."""
+    bits = _mixed(users ^ _mixed(items.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)))
+    return (bits >> 8).astype(jnp.float32) / (1 << 23) - 1
+
+
+def _mixed(x: Array) -> Array:
+    """A hash of 32 bits, each of which depends on each bit given.
+
+    References:
+      The finaliser of MurmurHash3 (Appleby, public domain).
+    """
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    return x ^ (x >> 16)

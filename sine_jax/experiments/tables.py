@@ -1,0 +1,228 @@
+"""Tables of methods by seeds: every run is trained, evaluated and kept, and may be taken up again.
+
+A table's folder holds
+
+  search/<method>.json      the trials of the random search, by validation, and what they chose
+  runs/<method>/seed-<n>/   a workdir each, as `launch.train` and `launch.evaluate` would leave it
+  counting/                 the simple scorers on the same population
+  <suite>.md .csv .png      the table, and a plot of it
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sine_jax import config as configs
+from sine_jax import run, workdir
+from sine_jax.config import Config
+from sine_jax.data import datasets
+from sine_jax.data.datasets import Dataset
+from sine_jax.evaluation import protocols, report, scorers
+from sine_jax.evaluation.protocols import Evaluation
+from sine_jax.experiments.suites import SEARCH, Method
+
+METRICS = ("auc", "gauc", "ndcg", "ndcg@2", "mrr")
+_TEST = f"test_{protocols.EXPOSED.name}.json"
+_REMEDY = "Choose another --out, or remove that folder"
+
+Say = Callable[[str], None]
+
+
+class Row(NamedTuple):
+    """What the runs of one method found on the test."""
+
+    name: str
+    values: dict[str, list[float]]  # per metric, a value per seed; one value for what has no seed
+
+
+def run_suite(
+    methods: Sequence[Method], data: str, folder: Path, *, seeds: Sequence[int], trials: int, say: Say
+) -> list[Row]:
+    """Runs what has not been run yet, and gathers the table.
+
+    Args:
+      methods: rows.
+      data: folder of a prepared data set.
+      folder: of the table.
+      seeds: of the runs of each method.
+      trials: configurations that the search tries for each method; 0 takes each as it is.
+      say: told of every run that begins.
+    """
+    fingerprint = datasets.load(data).info.fingerprint
+    rows = counting_rows(data, folder, methods[0].config, fingerprint=fingerprint)
+    taken: dict[str, Config] = {}
+    for seed in seeds:  # seed by seed, so that a table cut short has every method
+        for method in methods:
+            if method.name not in taken:
+                taken[method.name] = (
+                    search(method, data, folder, trials=trials, seed=seeds[0], fingerprint=fingerprint, say=say)
+                    if trials
+                    else method.config
+                )
+            target = folder / "runs" / slug(method.name) / f"seed-{seed}"
+            if not (target / workdir.EVALUATION / _TEST).exists():
+                say(f"{method.name}, seed {seed}")
+                _train(configs.replace(taken[method.name], {"train.seed": seed}), data, target)
+    return rows + [gathered(method.name, taken[method.name], folder, fingerprint=fingerprint) for method in methods]
+
+
+def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, fingerprint: str, say: Say) -> Config:
+    """Random search by the validation metric: every method gets the same draws of the same options.
+
+    The first trial is the method as it is. What a method is about (`Method.fixed`) is never drawn. A trial that
+    diverges counts as tried and is never chosen.
+
+    Raises:
+      ValueError: the folder holds a search of another configuration, data set or seed.
+    """
+    file = folder / "search" / f"{slug(method.name)}.json"
+    of = {"config": json.loads(configs.to_json(method.config)), "seed": seed, "fingerprint": fingerprint}
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"of": of, "trials": []}
+    if kept["of"] != of:
+        changed = ", ".join(name for name in of if kept["of"].get(name) != of[name])
+        raise ValueError(f"{file} holds a search of another {changed}; choose another --out, or remove that folder")
+    found: list[dict[str, Any]] = kept["trials"]
+    for number in range(len(found), trials):
+        options = {name: value for name, value in draw(number, seed=seed).items() if name not in method.fixed}
+        say(f"{method.name}, trial {number + 1} of {trials}: {options or 'as it is'}")
+        config = configs.replace(method.config, {**options, "train.seed": seed})
+        try:
+            best = run.train(config, data, str(folder / "search" / slug(method.name) / f"trial-{number}")).best
+        except ValueError as error:
+            if not number or "diverged" not in str(error):
+                raise
+            best = None
+        jax.clear_caches()
+        found.append({"options": options, "valid": best})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"of": of, "trials": found}, indent=2) + "\n")
+    chosen = max((trial for trial in found[:trials] if trial["valid"] is not None), key=lambda trial: trial["valid"])
+    return configs.replace(method.config, chosen["options"])
+
+
+def draw(number: int, *, seed: int) -> dict[str, Any]:
+    """The options of a trial; none for the first."""
+    rng = np.random.default_rng((seed, number))
+    return {name: values[rng.integers(len(values))] for name, values in SEARCH.items()} if number else {}
+
+
+def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) -> list[Row]:
+    """The simple scorers, evaluated once.
+
+    Raises:
+      ValueError: the folder holds theirs of another data set, split or candidates.
+    """
+    target = folder / "counting"
+    if not (target / _TEST).exists():
+        dataset = datasets.load(data)
+        _write(
+            protocols.evaluate(
+                dataset.log,
+                config,
+                num_items=dataset.info.num_items,
+                split="test",
+                protocol=protocols.EXPOSED,
+            ),
+            dataset,
+            target,
+            {},
+        )
+    summary = _summary(target, fingerprint)
+    asked = json.loads(json.dumps(dataclasses.asdict(config.data)))
+    changed = [f"data.{k} was {v!r}, now {asked[k]!r}" for k, v in summary["data"].items() if asked.get(k, v) != v]
+    if changed:
+        raise ValueError(f"{target} holds scorers of other targets: {'; '.join(changed)}. {_REMEDY}")
+    return [
+        Row(name, {metric: [_number(means[metric]["mean"])] for metric in METRICS})
+        for name, means in summary["scorers"].items()
+    ]
+
+
+def gathered(name: str, config: Config, folder: Path, *, fingerprint: str) -> Row:
+    """A method's row, from what its runs wrote: every seed that was ever run here.
+
+    Raises:
+      ValueError: one of them was run with another configuration, or on another data set.
+    """
+    values: dict[str, list[float]] = {metric: [] for metric in METRICS}
+    for file in sorted((folder / "runs" / slug(name)).glob(f"seed-*/{workdir.EVALUATION}/{_TEST}")):
+        target = file.parent.parent
+        held = workdir.read_config(target)
+        changed = configs.differences(held, configs.replace(config, {"train.seed": held.train.seed}))
+        if changed:
+            shown = "; ".join(f"{option} was {old}, now {new}" for option, (old, new) in changed.items())
+            raise ValueError(f"{target} holds another run: {shown}. {_REMEDY}")
+        (means,) = _summary(file.parent, fingerprint)["scorers"].values()
+        for metric in METRICS:
+            values[metric].append(_number(means[metric]["mean"]))
+    return Row(name, values)
+
+
+def _summary(folder: Path, fingerprint: str) -> dict[str, Any]:
+    """What an evaluation of this data set found."""
+    summary: dict[str, Any] = json.loads((folder / _TEST).read_text())
+    if summary["fingerprint"] != fingerprint:
+        raise ValueError(f"{folder} holds results on another data set. {_REMEDY}")
+    return summary
+
+
+def _number(mean: float | None) -> float:
+    """A measure that nobody has a value for is not a number."""
+    return math.nan if mean is None else mean
+
+
+def slug(name: str) -> str:
+    """A name as a folder's."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table: means over seeds, and the distance from lowest to highest where there are several."""
+    lines = ["| method | seeds | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
+    for row in rows:
+        cells = [_cell(row.values[metric]) for metric in METRICS]
+        lines.append(f"| {row.name} | {len(row.values[METRICS[0]])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def csv(rows: Sequence[Row]) -> str:
+    """A line per method, metric and seed's place."""
+    lines = ["method,metric,run,value"]
+    for row in rows:
+        lines += [f'"{row.name}",{m},{i},{v:.6f}' for m, values in row.values.items() for i, v in enumerate(values)]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: Sequence[float]) -> str:
+    if np.isnan(values).any():
+        return "-"
+    mean = f"{np.mean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ({np.min(values):.4f}-{np.max(values):.4f})"
+
+
+def _train(config: Config, data: str, target: Path) -> None:
+    """Trains a run and evaluates its best checkpoint."""
+    run.train(config, data, str(target))
+    restored = run.restore(str(target), checkpoint="best", data=data)
+    dataset = restored.dataset
+    task = protocols.prepare(
+        dataset.log, config, num_items=dataset.info.num_items, split="test", protocol=protocols.EXPOSED
+    )
+    values = protocols.measure(scorers.of_model(config), task)(restored.params)
+    about = {"checkpoint": "best", "step": restored.about.progress.step}
+    _write(Evaluation("test", config, task, {config.model.name: values}), dataset, target / workdir.EVALUATION, about)
+    jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory
+
+
+def _write(found: Evaluation, dataset: Dataset, folder: Path, about: Mapping[str, Any]) -> None:
+    summary = {**about, "fingerprint": dataset.info.fingerprint, **report.summarise(found)}
+    report.write(found, summary, folder, user_ids=datasets.user_ids(dataset.path))

@@ -1,0 +1,105 @@
+"""The GPU's own attention is used where it runs and agrees, and nowhere else; XLA's stands in for the kernel here."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sine_jax import parallel
+from sine_jax.layers import fused_attention
+from sine_jax.layers.attention import SelfAttention
+
+# The second row begins with padding, so that its first queries see nothing.
+WHERE = jnp.tril(jnp.ones((2, 8, 8), bool)) & (jnp.arange(8)[None] >= jnp.array([0, 3])[:, None])[:, None, :]
+STATES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 16)), jnp.bfloat16)
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """A GPU whose kernel is XLA's, times a factor that a test may set; counts its calls."""
+    settings = {"factor": 1.0, "calls": 0}
+
+    def stand_in(q, k, v, where):
+        settings["calls"] += 1
+        read = jax.nn.dot_product_attention(q, k, v, mask=where[:, None], implementation="xla")
+        return read * jnp.asarray(settings["factor"], read.dtype)
+
+    monkeypatch.setattr(parallel, "backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention, "_kernel", stand_in)
+    fused_attention.works.cache_clear()
+    yield settings
+    fused_attention.works.cache_clear()
+
+
+def read(states, *, dropout=0.0, deterministic=False, **options):
+    """What is read, and its gradient, at all positions: also where nothing is seen."""
+    module = SelfAttention(2, dropout, states.dtype)
+    options = {"where": WHERE, "zero_keys": None, "emphasis": None, "deterministic": deterministic, **options}
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    params = module.init(rngs, states, states, **options)
+
+    def total(states):
+        out = module.apply(params, states, states, rngs=rngs, **options).astype(jnp.float32)
+        return jnp.sum(out**2), out
+
+    (_, out), gradient = jax.value_and_grad(total, has_aux=True)(states)
+    return np.asarray(out), np.asarray(gradient, np.float32)
+
+
+def test_on_a_cpu_there_is_none():
+    assert not fused_attention.works(8, 2, 8, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("evaluation", [False, True])
+def test_it_reads_what_the_plain_form_reads(kernel, monkeypatch, evaluation):
+    options = {"dropout": 0.5, "deterministic": True} if evaluation else {}
+    found = read(STATES, **options)
+    assert kernel["calls"]
+    kernel["calls"] = 0
+    with monkeypatch.context() as patched:
+        patched.setattr(fused_attention, "works", lambda *_: False)
+        plain = read(STATES, **options)
+    assert not kernel["calls"]
+    assert not found[0][1, :3].any()  # they see nothing
+    for a, b in zip(found, plain, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.05, atol=0.05 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.5])
+def test_a_kernel_that_disagrees_is_not_used(kernel, caplog, factor):
+    kernel["factor"] = factor
+    assert not fused_attention.works(8, 2, 8, jnp.bfloat16)
+    assert "disagrees" in caplog.text
+
+
+def test_one_whose_last_queries_read_padding_is_not_used(kernel, monkeypatch):
+    right = fused_attention._kernel
+    assert fused_attention.works(64, 2, 8, jnp.bfloat16)
+    fused_attention.works.cache_clear()
+    monkeypatch.setattr(fused_attention, "_kernel", lambda q, k, v, where: right(q, k, v, where.at[:, -1].set(True)))
+    assert not fused_attention.works(64, 2, 8, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError, RuntimeError, ValueError])
+def test_a_shape_that_it_refuses_is_attended_plainly(kernel, monkeypatch, caplog, error):
+    def refuse(*_):
+        raise error("not for this shape")
+
+    monkeypatch.setattr(fused_attention, "_kernel", refuse)
+    assert np.isfinite(read(STATES)[0]).all()
+    assert "not for this shape" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (jnp.bfloat16, {"dropout": 0.5}),
+        (jnp.bfloat16, {"zero_keys": jnp.full((2, 8), 3)}),
+        (jnp.bfloat16, {"emphasis": jnp.ones((2, 8, 8))}),
+        (jnp.float32, {}),
+    ],
+    ids=["dropout", "zero keys", "emphasis", "float32"],
+)
+def test_what_it_cannot_do_is_done_plainly(kernel, dtype, options):
+    read(STATES.astype(dtype), **options)
+    assert not kernel["calls"]

@@ -1,0 +1,46 @@
+"""Logs that tests share, and what is laid out from them."""
+
+import numpy as np
+
+from sine_jax import config as configs
+from sine_jax import presets
+from sine_jax.batches import pipeline
+from sine_jax.data import splits
+from sine_jax.types import EventLog
+
+NUM_ITEMS = 50
+
+
+def random_log(num_users=40, seed=0):
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 30, num_users))])
+    size = offsets[-1]
+    unknown = np.full(size, -1, np.int32)
+    feedback = rng.integers(0, 2, size).astype(np.int8)
+    items = rng.integers(1, NUM_ITEMS + 1, size).astype(np.int32)
+    return EventLog(items, feedback, unknown.astype(np.int64), unknown, unknown, offsets)
+
+
+def configured(**overrides):
+    small = {"model.max_len": 8, "train.batch_size": 10, "train.num_widths": 3, "objective.num_negatives": 2}
+    return configs.replace(presets.default(), small | {k.replace("__", "."): v for k, v in overrides.items()})
+
+
+def prepared(config, log=None, packed=True):
+    log = random_log() if log is None else log
+    split = splits.split(log, config.data).valid
+    source = pipeline.columns(log, split, config, num_items=NUM_ITEMS)
+    return source, pipeline.stratify(source.reading, config, packed=packed)
+
+
+def make_log(*users: list[tuple[int, int]]) -> EventLog:
+    events = [event for user in users for event in user]
+    unknown = np.full(len(events), -1, np.int32)
+    return EventLog(
+        np.array([item for item, _ in events], np.int32),
+        np.array([feedback for _, feedback in events], np.int8),
+        unknown.astype(np.int64),
+        unknown,
+        unknown,
+        np.concatenate([[0], np.cumsum([len(user) for user in users])]),
+    )
