@@ -37,7 +37,7 @@ OWNERS = {  # rooms, or modules of a room
     "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.counting"],
     "tensorboardX": ["workdir"],
     "tensorflow": [],
-    "tensorflow_datasets": ["data.datasets"],
+    "tensorflow_datasets": ["data.records"],
     "torch": ["benchmark.recbole_worker"],
 }
 

@@ -1,4 +1,4 @@
-"""Prepared data sets: written once by tfds, read back in one go into columns.
+"""Prepared data sets: their columns, their vocabulary, and what they say of themselves.
 
 A prepared data set is a folder:
 
@@ -10,34 +10,22 @@ A prepared data set is a folder:
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-import tensorflow_datasets as tfds
 
-from sine_jax.data.sources import SOURCES
+from sine_jax.data import records
+from sine_jax.data.records import DTYPES
 from sine_jax.types import EventLog
 
-FORMAT = "1.0.0"
-SPLIT = "log"
 INFO, USERS, ITEMS = "info.json", "users.parquet", "items.parquet"
-DTYPES = {
-    "items": np.int32,
-    "feedback": np.int8,
-    "times": np.int64,
-    "plays": np.int32,
-    "durations": np.int32,
-    "lengths": np.int64,  # exposures of each user
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,44 +71,6 @@ class Dataset(NamedTuple):
     path: str
 
 
-class Exposures(tfds.core.GeneratorBasedBuilder):
-    """Writes a log as records of many users each, in order.
-
-    Columns are stored as raw bytes: a block costs one copy, not one Python object per number.
-    """
-
-    VERSION = tfds.core.Version(FORMAT)
-    BUILDER_CONFIGS = [
-        tfds.core.BuilderConfig(name=name, version=FORMAT, description=text) for name, text in SOURCES.items()
-    ]
-
-    def __init__(self, source: str, blocks: Iterator[EventLog], **kwargs: Any) -> None:
-        """Takes the blocks that `collation.blocks` yields."""
-        self._blocks = blocks
-        super().__init__(config=source, file_format="array_record", **kwargs)
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.BYTES)
-            for name, dtype in DTYPES.items()
-        }
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Exposures of short videos with feedback, sorted by user and time.",
-            features=tfds.features.FeaturesDict(features),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        return {SPLIT: self._generate_examples()}
-
-    def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        for key, block in enumerate(self._blocks):
-            columns = {name: getattr(block, name) for name in DTYPES if name != "lengths"}
-            columns["lengths"] = np.diff(block.offsets)
-            yield key, {name: column.astype(DTYPES[name], copy=False) for name, column in columns.items()}
-
-
 def load(path: str | os.PathLike[str]) -> Dataset:
     """Reads a prepared data set into columns, and checks it against its fingerprint.
 
@@ -129,18 +79,13 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     """
     info = read_info(path)
     sizes = {name: info.num_users if name == "lengths" else info.num_events for name in DTYPES}
-    columns = {name: np.empty(size, DTYPES[name]) for name, size in sizes.items()}
-    filled = dict.fromkeys(DTYPES, 0)
     try:
-        for record in tfds.builder_from_directory(path).as_data_source(SPLIT):
-            for name, values in record.items():
-                columns[name][filled[name] : filled[name] + len(values)] = values
-                filled[name] += len(values)
+        columns = records.read(path, sizes)
     except Exception as error:  # tfds and array_record raise a dozen types for what is one mistake here
         raise ValueError(f"{path}: the prepared data set is damaged ({first_line(error)}); prepare it again") from error
     digests = [hashlib.sha256(columns[name].data).hexdigest() for name in DTYPES]
     digests += [id_digest(_ids(Path(path) / USERS)), id_digest(_ids(Path(path) / ITEMS))]
-    if filled != sizes or combined_digest(digests) != info.fingerprint:
+    if combined_digest(digests) != info.fingerprint:
         raise ValueError(f"{path}: the prepared data set is damaged (not what was written); prepare it again")
     offsets = np.concatenate([[0], np.cumsum(columns.pop("lengths"))])
     return Dataset(EventLog(**columns, offsets=offsets), info, str(path))
@@ -189,15 +134,6 @@ def id_digest(ids: pl.Series) -> str:
 def combined_digest(digests: Sequence[str]) -> str:
     """One fingerprint of several."""
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
-
-
-def write_records(source: str, blocks: Iterator[EventLog], scratch: Path) -> Path:
-    """Has tfds write the blocks; returns the folder."""
-    tfds.disable_progress_bar()
-    builder = Exposures(source, blocks, data_dir=scratch)
-    with contextlib.redirect_stdout(io.StringIO()):  # tfds announces a download
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
-    return Path(builder.data_dir)
 
 
 def _ids(file: Path) -> pl.Series:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sine_jax.data import collation, datasets, ingest, labels
-from sine_jax.data.datasets import DTYPES, FORMAT, INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
+from sine_jax.data import collation, datasets, ingest, labels, records
+from sine_jax.data.datasets import INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
+from sine_jax.data.records import DTYPES, FORMAT
 from sine_jax.data.sources import Source
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
 
@@ -61,7 +62,7 @@ def prepare(
         for file in files:
             file.unlink()
         summary = _Summary()
-        folder = datasets.write_records(source.name, summary.through(collation.blocks(collated)), scratch)
+        folder = records.write(source.name, summary.through(collation.blocks(collated)), scratch)
         pl.DataFrame({"id": collated.users}).write_parquet(folder / USERS)
         pl.DataFrame({"id": collated.items}).write_parquet(folder / ITEMS)
         info = summary.info(

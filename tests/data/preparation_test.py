@@ -229,6 +229,15 @@ def test_tfds_reads_the_folder_too(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
+def test_a_data_set_loads_whatever_module_wrote_its_records(tmp_path):
+    info = prepared(raw(), tmp_path)
+    file = tmp_path / "out" / "dataset_info.json"
+    told = json.loads(file.read_text())
+    assert told["moduleName"] == "sine_jax.data.records"
+    file.write_text(json.dumps(told | {"moduleName": "sine_jax.datasets"}))
+    assert datasets.load(tmp_path / "out").info == info
+
+
 def test_the_rule_decides_what_is_watched(tmp_path):
     frame = raw().with_columns(p=pl.int_range(pl.len()) * 1000)
     source_columns = "user=u,item=v,time=t,play=p"
