@@ -51,6 +51,20 @@ class EventLog(NamedTuple):
         """U."""
         return len(self.offsets) - 1
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """[U] int64, how many exposures each user has."""
+        return np.diff(self.offsets)
+
+    @property
+    def users(self) -> np.ndarray:
+        """[E] int64, whose exposure it is, 0..U-1; computed anew each time."""
+        return np.repeat(np.arange(self.num_users), self.lengths)
+
+    def before(self, ends: np.ndarray) -> np.ndarray:
+        """[E] bool, True for the exposures of each user before the user's end [U], an absolute position."""
+        return np.arange(len(self.items)) < np.repeat(ends, self.lengths)
+
 
 class Histories(NamedTuple):
     """What the encoder reads: the last exposures of each user, left-padded with PAD.

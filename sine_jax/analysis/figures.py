@@ -31,7 +31,7 @@ def analyse(log: EventLog, split: Split, *, num_items: int, session_gap: float, 
     Returns:
       Sections by name, of numbers, lists and dictionaries: ready for JSON.
     """
-    users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
+    users = log.users
     known = log.feedback != DISLIKED
     figures: Figures = {"missing": missing(log), "counts": counts(log, num_items=num_items)}
     skipped = log.feedback == SKIPPED
@@ -72,7 +72,7 @@ def missing(log: EventLog) -> dict[str, str]:
 def counts(log: EventLog, *, num_items: int) -> Figures:
     """How much there is."""
     watched, skipped = (int(np.count_nonzero(log.feedback == kind)) for kind in (WATCHED, SKIPPED))
-    lengths = np.diff(log.offsets)
+    lengths = log.lengths
     return {
         "exposures": len(log.items),
         "users": log.num_users,

@@ -274,13 +274,10 @@ def passive_pairs(log: EventLog, users: np.ndarray, split: Split) -> Figures:
     same = np.append(False, users[1:] == users[:-1])[: len(users)]
     paired = watched & same & np.append(False, skipped[:-1])[: len(users)]
     followed = np.append(paired[1:], False)[: len(users)]
-    learned = np.arange(len(users)) < np.repeat(split.train_end, np.diff(log.offsets))
+    learned = log.before(split.train_end)
     ranked = split.target >= 0
-    at = np.arange(len(users))
-    begins, ends = (np.repeat(bound, np.diff(log.offsets)) for bound in (split.candidates_begin, split.candidates_end))
-    candidates = skipped & (at >= begins) & (at < ends)
-    target = np.repeat(split.target, np.diff(log.offsets))
-    right_before = candidates & (at == target - 1)
+    candidates = skipped & ~log.before(split.candidates_begin) & log.before(split.candidates_end)
+    right_before = candidates & (np.arange(len(users)) == split.target[users] - 1)
     return {
         "positives right after a skip": _share(paired, watched),
         "skips right before a positive": _share(followed, skipped),
@@ -293,8 +290,7 @@ def passive_pairs(log: EventLog, users: np.ndarray, split: Split) -> Figures:
 
 def leakage(log: EventLog, split: Split) -> Figures:
     """Whether training saw what comes after a target: by place in the user's own log, and by the clock of all users."""
-    lengths = np.diff(log.offsets)
-    learned = np.arange(len(log.items)) < np.repeat(split.train_end, lengths)
+    learned = log.before(split.train_end)
     ranked = np.flatnonzero(split.target >= 0)
     found: Figures = {
         "targets": len(ranked),

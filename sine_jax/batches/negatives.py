@@ -35,8 +35,7 @@ def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.nda
     Raises:
       ValueError: a user has seen the whole catalogue, so that no negative is left.
     """
-    users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
-    counts = np.arange(len(users)) < ends[users]
+    users, counts = log.users, log.before(ends)
     if where is not None:
         counts &= where
     pairs = np.sort(users[counts] * np.int64(num_items + 1) + log.items[counts])
@@ -71,8 +70,7 @@ def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
     Raises:
       ValueError: there are so many that a random word of 32 bits cannot choose among them evenly.
     """
-    before = np.arange(len(log.items)) < np.repeat(ends, np.diff(log.offsets))
-    counts = np.bincount(log.items[before & (log.feedback == WATCHED)], minlength=num_items + 1) + 1
+    counts = np.bincount(log.items[log.before(ends) & (log.feedback == WATCHED)], minlength=num_items + 1) + 1
     counts[PAD] = 0
     if counts.sum() >= _MOST_COUNTED:
         raise ValueError(f"{counts.sum()} watched exposures: objective.negatives=popularity counts to {_MOST_COUNTED}")

@@ -75,7 +75,7 @@ def read(
 
     # Pairs of consecutive positives (source, target) of one user within its training part.
     positives = np.flatnonzero(watched)
-    users = np.searchsorted(log.offsets, positives, side="right") - 1
+    users = log.users[positives]
     source, target = positives[:-1], positives[1:]
     paired = (users[:-1] == users[1:]) & (target < split.train_end[users[1:]])
     source, target, owners = source[paired], target[paired], users[1:][paired]

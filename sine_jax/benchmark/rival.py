@@ -114,9 +114,8 @@ def export(log: EventLog, config: Config, folder: Path) -> int:
     The last T + 1 watched exposures of each user's training part: RecBole would also train on the targets before.
     """
     ends = splits.split(log, config.data).valid.train_end
-    users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
-    watched = np.flatnonzero((log.feedback == WATCHED) & (np.arange(len(users)) < ends[users]))
-    owners = users[watched]
+    watched = np.flatnonzero((log.feedback == WATCHED) & log.before(ends))
+    owners = log.users[watched]
     after = np.searchsorted(owners, owners, side="right") - np.arange(len(owners)) - 1  # watched later by the same user
     kept = after <= config.model.max_len
     watched, owners = watched[kept], owners[kept]

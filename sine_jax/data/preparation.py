@@ -93,8 +93,7 @@ class _Summary:
         """Yields the blocks unchanged."""
         for block in blocks:
             for name, digest in self._digests.items():
-                column = np.diff(block.offsets) if name == "lengths" else getattr(block, name)
-                digest.update(np.ascontiguousarray(column, DTYPES[name]).data)
+                digest.update(np.ascontiguousarray(getattr(block, name), DTYPES[name]).data)
             self._counts += np.bincount(block.feedback, minlength=3)
             self._has_times &= bool((block.times >= 0).all())
             yield block

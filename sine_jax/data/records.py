@@ -60,9 +60,7 @@ class Exposures(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         for key, block in enumerate(self._blocks):
-            columns = {name: getattr(block, name) for name in DTYPES if name != "lengths"}
-            columns["lengths"] = np.diff(block.offsets)
-            yield key, {name: column.astype(DTYPES[name], copy=False) for name, column in columns.items()}
+            yield key, {name: getattr(block, name).astype(dtype, copy=False) for name, dtype in DTYPES.items()}
 
 
 def write(source: str, blocks: Iterator[EventLog], scratch: Path) -> Path:

@@ -36,7 +36,7 @@ class Biases(NamedTuple):
 
 def training(log: EventLog, split: Split) -> np.ndarray:
     """[E] True for every exposure that may be learned from."""
-    return _before(log, split.train_end)
+    return log.before(split.train_end)
 
 
 def training_pairs(log: EventLog, split: Split) -> np.ndarray:
@@ -50,7 +50,7 @@ def training_pairs(log: EventLog, split: Split) -> np.ndarray:
 
 def history(log: EventLog, split: Split) -> np.ndarray:
     """[E] True for every exposure up to the last positive before the target."""
-    return _before(log, split.history_end)
+    return log.before(split.history_end)
 
 
 def item_count(log: EventLog, where: np.ndarray, *, num_items: int) -> Biases:
@@ -100,7 +100,7 @@ def logistic_biases(
       Log-odds; the overall mean is in the users' part.
     """
     chosen = np.flatnonzero(where)
-    users = jnp.asarray(np.searchsorted(log.offsets, chosen, side="right") - 1)
+    users = jnp.asarray(log.users[chosen])
     items, watched = jnp.asarray(log.items[chosen]), jnp.asarray(log.feedback[chosen] == WATCHED)
     steps = min(steps_per_epoch, len(chosen))
     optimizer = optax.adam(learning_rate)
@@ -145,7 +145,7 @@ def within_users(
     References:
       Bradley and Terry, "Rank Analysis of Incomplete Block Designs", Biometrika 39 (1952).
     """
-    users = np.searchsorted(log.offsets, np.arange(len(log.items)), side="right") - 1
+    users = log.users
     watched = log.feedback == WATCHED
     # A pair is counted once per (watched item, skipped item): the same pair of many users is one row with a weight.
     keys = [np.zeros(0, np.int64)]
@@ -177,11 +177,6 @@ def within_users(
 def item_part(biases: Biases) -> Biases:
     """The same without the users' part: what the pooled AUC says of the items alone."""
     return Biases(jnp.zeros_like(biases.users), biases.items)
-
-
-def _before(log: EventLog, ends: np.ndarray) -> np.ndarray:
-    """[E] True for the exposures of each user before the user's end."""
-    return np.arange(len(log.items)) < np.repeat(ends, np.diff(log.offsets))
 
 
 def _of_items(log: EventLog, values: np.ndarray) -> Biases:

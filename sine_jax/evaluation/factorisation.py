@@ -61,7 +61,7 @@ def factorise(
     )
     if not steps:
         return Factors(jnp.zeros_like(start[0]), jnp.zeros_like(start[1]), biases)
-    users = jnp.asarray(np.searchsorted(log.offsets, chosen, side="right") - 1)
+    users = jnp.asarray(log.users[chosen])
     items, watched = jnp.asarray(log.items[chosen]), jnp.asarray(log.feedback[chosen] == WATCHED)
     known = biases.users[users] + biases.items[items]
     optimizer = optax.adam(learning_rate)
