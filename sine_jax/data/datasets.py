@@ -116,14 +116,6 @@ def item_ids(path: str | os.PathLike[str]) -> pl.Series:
     return pl.concat([pl.Series("id", [""]), _ids(Path(path) / ITEMS)])
 
 
-def numbers(ids: pl.Series, external: Sequence[str]) -> np.ndarray:
-    """The numbers of external ids in a vocabulary, the inverse of indexing it; -1 for ids it does not hold."""
-    places = pl.DataFrame({"id": ids}).with_row_index("number")
-    wanted = pl.DataFrame({"id": pl.Series(external, dtype=pl.String)})
-    found = wanted.join(places, on="id", how="left", maintain_order="left")["number"]
-    return found.cast(pl.Int32).fill_null(-1).to_numpy()
-
-
 def id_digest(ids: pl.Series) -> str:
     """SHA-256 of external ids: their lengths in bytes, then their bytes."""
     digest = hashlib.sha256(ids.str.len_bytes().cast(pl.Int64).to_numpy().data)

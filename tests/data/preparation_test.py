@@ -35,9 +35,7 @@ def prepared(frame, folder, name="out", columns=COLUMNS, **options):
     """Prepares a frame by way of a CSV file."""
     path = folder / f"{name}.csv"
     frame.write_csv(path)
-    return preparation.prepare(
-        sources.log(path, ingest.parse_columns(columns), ingest.Units()), folder / name, **options
-    )
+    return preparation.prepare(sources.log(path, ingest.parse_columns(columns), ingest.Units()), folder / name, **options)
 
 
 def test_columns_come_back_sorted_by_user_time_and_arrival(tmp_path):
@@ -60,11 +58,8 @@ def test_ids_are_numbered_in_numeric_order_from_1(tmp_path):
     assert items[1:].cast(pl.Int64).to_list() == sorted(set(raw()["v"].to_list()))
 
 
-def test_the_vocabulary_goes_both_ways(tmp_path):
+def test_users_are_numbered_in_the_order_of_their_ids(tmp_path):
     prepared(raw(), tmp_path, min_positives=0)
-    items = datasets.item_ids(tmp_path / "out")
-    np.testing.assert_array_equal(datasets.numbers(items, items.to_list()), np.arange(len(items)))
-    np.testing.assert_array_equal(datasets.numbers(items, ["never seen"]), [-1])
     assert datasets.user_ids(tmp_path / "out").to_list() == [f"u{n}" for n in range(5)]
 
 
