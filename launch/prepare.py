@@ -108,7 +108,7 @@ def main() -> None:
         print(summary(info, OUT.value))
 
 
-def source() -> sources.Source:
+def source() -> sources.RawLog:
     """The source that the flags describe."""
     name = SOURCE.value
     if COLUMNS.value and name not in ("log", "kuairand"):
@@ -122,17 +122,17 @@ def source() -> sources.Source:
     if INPUT.value is None:
         raise ValueError(f"--source={name} needs --input=PATH")
     path = Path(INPUT.value)
-    columns = ingest.parse_columns(COLUMNS.value) if COLUMNS.value else None
+    roles = ingest.parse_roles(COLUMNS.value) if COLUMNS.value else None
     if name == "kuairand":
-        return sources.kuairand(path, columns, random_logs=RANDOM_LOGS.value)
+        return sources.kuairand(path, roles, random_logs=RANDOM_LOGS.value)
     if name == "wechat2021":
         return sources.wechat2021(path)
     if name == "released":
         return sources.released(path)
-    if columns is None:
+    if roles is None:
         raise ValueError("--source=log needs --columns=user=NAME,item=NAME,time=NAME,watched=NAME (see --help)")
     units = (ingest.MILLISECONDS[flag.value] for flag in (TIME_UNIT, PLAY_UNIT, DURATION_UNIT))
-    return sources.log(path, columns, ingest.Units(*units))
+    return sources.log(path, roles, ingest.Units(*units))
 
 
 def synthetic_settings() -> synthetic.Settings:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from sine_jax.benchmark import hardware, speed
 from sine_jax.benchmark.speed import Bench, Case, Figure
 from sine_jax.data import datasets, preparation, sources, synthetic
-from sine_jax.data.ingest import Columns, Units
+from sine_jax.data.ingest import Roles, Units
 
 PARTS = 3  # files of the large log, the first of which is the small one
-_COLUMNS = Columns("user_id", "item_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms")
+_ROLES = Roles("user_id", "item_id", time="time_ms", watched="long_view", play="play_time_ms", duration="duration_ms")
 
 
 def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], dict[str, Figure]]:
@@ -73,6 +73,6 @@ class Prepared(NamedTuple):
 def _prepare(raw: Path, out: Path) -> Prepared:
     hardware.forget_peak_memory()
     begin = time.perf_counter()
-    info = preparation.prepare(sources.log(raw, _COLUMNS, Units()), out, min_positives=0, overwrite=True)
+    info = preparation.prepare(sources.log(raw, _ROLES, Units()), out, min_positives=0, overwrite=True)
     seconds = time.perf_counter() - begin
     return Prepared(info.num_events, seconds, hardware.process_peak_memory())

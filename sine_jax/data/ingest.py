@@ -29,7 +29,7 @@ _EARLIEST, _LATEST = 10**11, 10**14  # ms: the years 1973 and 5138; seconds and 
 _EXACT = 2**53  # above it a float is no integer any more
 
 
-class Columns(NamedTuple):
+class Roles(NamedTuple):
     """Which raw column plays which role; empty where the log has none."""
 
     user: str
@@ -59,48 +59,48 @@ class Check(NamedTuple):
     remedy: str
 
 
-def parse_columns(text: str) -> Columns:
+def parse_roles(text: str) -> Roles:
     """Reads a column map such as `user=user_id,item=video_id,time=time_ms,watched=long_view`.
 
     Raises:
       ValueError: names the part that is wrong.
     """
-    roles: dict[str, str] = {}
+    found: dict[str, str] = {}
     for part in text.split(","):
         role, equals, column = (word.strip() for word in part.partition("="))
-        if role not in Columns._fields:
-            near = rawfiles.nearest(role, Columns._fields)
+        if role not in Roles._fields:
+            near = rawfiles.nearest(role, Roles._fields)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"columns: no role {role!r}; {hint}Roles: {', '.join(Columns._fields)}")
+            raise ValueError(f"columns: no role {role!r}; {hint}Roles: {', '.join(Roles._fields)}")
         if not equals or not column:
             raise ValueError(f"columns: {part!r} names no column; write {role}=NAME")
-        if role in roles:
+        if role in found:
             raise ValueError(f"columns: {role!r} is mapped twice; keep one")
-        roles[role] = column
+        found[role] = column
     for role in ("user", "item"):
-        if role not in roles:
+        if role not in found:
             raise ValueError(f"columns: map {role}=NAME too")
-    if "time" not in roles and "order" not in roles:
+    if "time" not in found and "order" not in found:
         raise ValueError("columns: map time=NAME, or order=NAME where the log has no time")
-    return Columns(**roles)
+    return Roles(**found)
 
 
-def check_rule(columns: Columns, rule: labels.Rule) -> None:
+def check_rule(roles: Roles, rule: labels.Rule) -> None:
     """Raises a ValueError where a label rule needs a column that is not mapped."""
     for role in rule.needs:
-        if not getattr(columns, role):
+        if not getattr(roles, role):
             raise ValueError(f"label rule {rule.text!r} needs columns={role}=NAME; map it, or {labels.REMEDY}")
 
 
-def raw_columns(columns: Columns, rule: labels.Rule) -> list[str]:
+def raw_columns(roles: Roles, rule: labels.Rule) -> list[str]:
     """The raw columns to read, each once."""
-    roles = [role for role in Columns._fields if role != "watched" or role in rule.needs]
-    return list(dict.fromkeys(getattr(columns, role) for role in roles if getattr(columns, role)))
+    read = [role for role in Roles._fields if role != "watched" or role in rule.needs]
+    return list(dict.fromkeys(getattr(roles, role) for role in read if getattr(roles, role)))
 
 
 def canonical(
     pieces: Iterator[Piece],
-    columns: Columns,
+    roles: Roles,
     units: Units,
     rule: labels.Rule,
     *,
@@ -110,7 +110,7 @@ def canonical(
 
     Args:
       pieces: with the raw columns that `raw_columns` names.
-      columns: which plays what role.
+      roles: which raw column plays what role.
       units: of time, play and duration.
       rule: what counts as watched.
       drop: holds `invalid` where bad rows are to be dropped and counted.
@@ -120,8 +120,8 @@ def canonical(
     """
     for piece in pieces:
         raw = piece.frame
-        frame = raw.select(_values(raw.schema, columns, units))
-        checks = _checks(columns, rule)
+        frame = raw.select(_values(raw.schema, roles, units))
+        checks = _checks(roles, rule)
         flags = frame.select(check.bad.fill_null(False).alias(str(i)) for i, check in enumerate(checks))
         bad = flags.select(pl.any_horizontal(pl.all())).to_series()
         dropped = dict(piece.dropped)
@@ -136,11 +136,11 @@ def canonical(
         yield Piece(piece.path, _finished(frame, rule), dropped)
 
 
-def _values(schema: pl.Schema, columns: Columns, units: Units) -> list[pl.Expr]:
+def _values(schema: pl.Schema, roles: Roles, units: Units) -> list[pl.Expr]:
     """Each role as an id (String) or a number (Float64), null where the cell is none."""
-    values = [_identifier(getattr(columns, role), schema).alias(role) for role in ("user", "item")]
-    for role in Columns._fields[2:]:
-        name = getattr(columns, role)
+    values = [_identifier(getattr(roles, role), schema).alias(role) for role in ("user", "item")]
+    for role in Roles._fields[2:]:
+        name = getattr(roles, role)
         if name not in schema:
             values.append(pl.lit(None, pl.Float64).alias(role))
             continue
@@ -174,12 +174,12 @@ def _truth(name: str, schema: pl.Schema) -> pl.Expr:
     return words.cast(pl.Float64, strict=False)
 
 
-def _checks(columns: Columns, rule: labels.Rule) -> list[Check]:
+def _checks(roles: Roles, rule: labels.Rule) -> list[Check]:
     """All the ways in which a row can be bad, in the order in which they are told."""
     leave = "mend the row, or leave such rows out with --on_bad_row=drop"
-    checks = [Check(pl.col(r).is_null(), getattr(columns, r), "is missing or no id", leave) for r in ("user", "item")]
+    checks = [Check(pl.col(r).is_null(), getattr(roles, r), "is missing or no id", leave) for r in ("user", "item")]
     for role in ("time", "order", "play", "duration", "watched", "dislike"):
-        name, value, absent = getattr(columns, role), pl.col(role), pl.col(f"{role} absent")
+        name, value, absent = getattr(roles, role), pl.col(role), pl.col(f"{role} absent")
         needed = role in rule.needs or role in ("time", "order")
         if not name or (role == "watched" and not needed):
             continue
@@ -192,14 +192,14 @@ def _checks(columns: Columns, rule: labels.Rule) -> list[Check]:
         checks.append(Check(value < 0, name, "is negative", leave))
         limit = {"time": _LATEST, "order": _EXACT}.get(role, 2**31)
         checks.append(Check(value >= limit, name, "is too large", _UNITS.get(role, leave)))
-    if columns.time:
+    if roles.time:
         seconds = pl.col("time").is_between(_EARLIEST / 1000, _EARLIEST, closed="left")
-        checks.append(Check(seconds, columns.time, "looks like seconds, not milliseconds", "pass --time_unit=s"))
+        checks.append(Check(seconds, roles.time, "looks like seconds, not milliseconds", "pass --time_unit=s"))
         small = "map it as order= if it only orders the exposures"
-        checks.append(Check(pl.col("time") < _EARLIEST, columns.time, "is before 1973", small))
+        checks.append(Check(pl.col("time") < _EARLIEST, roles.time, "is before 1973", small))
     if "duration" in rule.needs:
         remedy = f"label by seconds:S, or {leave}"
-        checks.append(Check(pl.col("duration") == 0, columns.duration, "is 0, so that it has no ratio", remedy))
+        checks.append(Check(pl.col("duration") == 0, roles.duration, "is 0, so that it has no ratio", remedy))
     return checks
 
 

@@ -20,12 +20,12 @@ import polars as pl
 from sine_jax.data import collation, datasets, ingest, labels, records
 from sine_jax.data.datasets import INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
 from sine_jax.data.records import DTYPES, FORMAT
-from sine_jax.data.sources import Source
+from sine_jax.data.sources import RawLog
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
 
 
 def prepare(
-    source: Source,
+    raw: RawLog,
     out: str | os.PathLike[str],
     *,
     rule: labels.Rule | None = None,
@@ -40,7 +40,7 @@ def prepare(
     is there or nothing.
 
     Args:
-      source: where the log comes from.
+      raw: where the log comes from.
       out: folder of the prepared data set.
       rule: what counts as watched; None for the source's own.
       min_positives: users with fewer watched exposures are left out; a split needs 3.
@@ -51,23 +51,23 @@ def prepare(
     Raises:
       ValueError: bad input, with file, row and remedy, or a place that cannot be written.
     """
-    out, rule = Path(os.path.abspath(out)), rule or labels.parse(source.label)
+    out, rule = Path(os.path.abspath(out)), rule or labels.parse(raw.label)
     _check_target(out, overwrite=overwrite)
-    ingest.check_rule(source.columns, rule)
+    ingest.check_rule(raw.roles, rule)
     with _scratch(out) as scratch:
-        pieces = source.read(ingest.raw_columns(source.columns, rule), drop)
-        pieces = ingest.canonical(pieces, source.columns, source.units, rule, drop=drop)
+        pieces = raw.read(ingest.raw_columns(raw.roles, rule), drop)
+        pieces = ingest.canonical(pieces, raw.roles, raw.units, rule, drop=drop)
         files, dropped = collation.spill(pieces, scratch)
         collated = collation.collate(files, scratch, min_positives=min_positives, min_exposures=min_exposures)
         for file in files:
             file.unlink()
         summary = _Summary()
-        folder = records.write(source.name, summary.through(collation.blocks(collated)), scratch)
+        folder = records.write(raw.name, summary.through(collation.blocks(collated)), scratch)
         pl.DataFrame({"id": collated.users}).write_parquet(folder / USERS)
         pl.DataFrame({"id": collated.items}).write_parquet(folder / ITEMS)
         info = summary.info(
-            source=source.name,
-            label_rule=_readable(source, rule),
+            source=raw.name,
+            label_rule=_readable(raw, rule),
             filters={"min_positives": min_positives, "min_exposures": min_exposures},
             dropped=dropped | collated.dropped,
             users=collated.users,
@@ -119,10 +119,10 @@ class _Summary:
         )
 
 
-def _readable(source: Source, rule: labels.Rule) -> str:
+def _readable(raw: RawLog, rule: labels.Rule) -> str:
     """The label rule in words that name the raw columns."""
-    named = {role: getattr(source.columns, role) for role in rule.needs}
-    dislike = f"; disliked where {source.columns.dislike} is 1" if source.columns.dislike else ""
+    named = {role: getattr(raw.roles, role) for role in rule.needs}
+    dislike = f"; disliked where {raw.roles.dislike} is 1" if raw.roles.dislike else ""
     return f"{rule.text} ({', '.join(f'{role}={name}' for role, name in named.items())}){dislike}"
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import polars as pl
 
 from sine_jax.data import rawfiles, synthetic
-from sine_jax.data.ingest import Columns, Units
+from sine_jax.data.ingest import Roles, Units
 from sine_jax.data.rawfiles import ROW, Piece
 
 SOURCES = {
@@ -33,33 +33,33 @@ SAMPLE = "kuairand_pure_sample_seq.parquet"
 Reader = Callable[[Sequence[str], Sequence[str]], Iterator[Piece]]  # (columns, kinds of bad row to drop) -> pieces
 
 
-class Source(NamedTuple):
-    """A log that can be prepared."""
+class RawLog(NamedTuple):
+    """A log that can be prepared: what its raw columns mean, and how its pieces are read."""
 
     name: str
-    columns: Columns
+    roles: Roles
     read: Reader
     units: Units = Units()
     label: str = "column"  # the rule where the user names none
 
 
-def log(path: Path, columns: Columns, units: Units) -> Source:
+def log(path: Path, roles: Roles, units: Units) -> RawLog:
     """Any CSV or Parquet table, or a folder of them, with a column map."""
     files = rawfiles.find(path)
-    return Source("log", columns, lambda names, drop: _files(files, names, drop), units)
+    return RawLog("log", roles, lambda names, drop: _files(files, names, drop), units)
 
 
-def sample() -> Source:
+def sample() -> RawLog:
     """The shipped sample: 2,000 users of KuaiRand-Pure."""
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
         with importlib.resources.as_file(importlib.resources.files("sine_jax.data.sample") / SAMPLE) as path:
             yield from rawfiles.read(path, names, drop=drop)
 
-    return Source("sample", Columns("user_id", "item_id", order="step", watched="long_view"), read)
+    return RawLog("sample", Roles("user_id", "item_id", order="step", watched="long_view"), read)
 
 
-def released(path: Path) -> Source:
+def released(path: Path) -> RawLog:
     """The released reader's text: `user<TAB>items<TAB>feedback`, ids and 0/1 separated by blanks, oldest first."""
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
@@ -68,10 +68,10 @@ def released(path: Path) -> Source:
             for piece in rawfiles.read(file, header, drop=drop, header=header):
                 yield _exploded(piece, drop)
 
-    return Source("released", Columns("user", "items", order=ROW, watched="feedback"), read)
+    return RawLog("released", Roles("user", "items", order=ROW, watched="feedback"), read)
 
 
-def generated(settings: synthetic.Settings) -> Source:
+def generated(settings: synthetic.Settings) -> RawLog:
     """A log drawn from a seed."""
     synthetic.check(settings)
 
@@ -79,11 +79,13 @@ def generated(settings: synthetic.Settings) -> Source:
         for frame in synthetic.frames(settings):
             yield Piece(Path("synthetic"), frame.select(names).with_row_index(ROW), {})
 
-    columns = Columns("user_id", "item_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms")
-    return Source("synthetic", columns, read)
+    roles = Roles(
+        "user_id", "item_id", time="time_ms", watched="long_view", play="play_time_ms", duration="duration_ms"
+    )
+    return RawLog("synthetic", roles, read)
 
 
-def kuairand(path: Path, columns: Columns | None, *, random_logs: bool) -> Source:
+def kuairand(path: Path, roles: Roles | None, *, random_logs: bool) -> RawLog:
     """KuaiRand-Pure, -1K or -27K as published: the folder, or the one above it.
 
     The standard logs of 8-21 April and of 22 April - 8 May, then (unless `random_logs` is False) the log of the
@@ -106,8 +108,14 @@ def kuairand(path: Path, columns: Columns | None, *, random_logs: bool) -> Sourc
     found.sort(key=lambda pair: (pair[0][1] == "log_random", pair[0][2], int(pair[0][4] or 0)))
     files = [file for _, file in found]
     features = sorted(folder.glob(f"video_features_basic_{versions[0]}.csv*"))
-    defaults = Columns(
-        "user_id", "video_id", "time_ms", "", "long_view", "play_time_ms", "duration_ms", dislike="is_hate"
+    defaults = Roles(
+        "user_id",
+        "video_id",
+        time="time_ms",
+        watched="long_view",
+        play="play_time_ms",
+        duration="duration_ms",
+        dislike="is_hate",
     )
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
@@ -117,10 +125,10 @@ def kuairand(path: Path, columns: Columns | None, *, random_logs: bool) -> Sourc
         table = _table(features[0], ("video_id", "video_duration"), drop)
         return (_with_durations(piece, table) for piece in pieces)
 
-    return Source("kuairand", columns or defaults, read)
+    return RawLog("kuairand", roles or defaults, read)
 
 
-def wechat2021(path: Path) -> Source:
+def wechat2021(path: Path) -> RawLog:
     """WeChat Big Data Challenge 2021: user_action.csv, with the durations of feed_info.csv where that is at hand.
 
     The log has days, no times: exposures of one day stand in the order of the file.
@@ -129,7 +137,7 @@ def wechat2021(path: Path) -> Source:
     if not actions.is_file():
         raise ValueError(f"{path}: no user_action.csv here; --input is the folder that holds it and feed_info.csv")
     has_feeds = feeds.is_file()
-    columns = Columns("userid", "feedid", order="date_", play="play", duration="videoplayseconds" if has_feeds else "")
+    roles = Roles("userid", "feedid", order="date_", play="play", duration="videoplayseconds" if has_feeds else "")
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
         pieces = _files([actions], [name for name in names if name != "videoplayseconds"], drop)
@@ -141,7 +149,7 @@ def wechat2021(path: Path) -> Source:
             for piece in pieces
         )
 
-    return Source("wechat2021", columns, read, Units(duration=1000.0), "ratio:0.5" if has_feeds else "seconds:5")
+    return RawLog("wechat2021", roles, read, Units(duration=1000.0), label="ratio:0.5" if has_feeds else "seconds:5")
 
 
 def _files(files: Sequence[Path], names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:

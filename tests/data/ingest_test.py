@@ -7,21 +7,21 @@ import polars as pl
 import pytest
 
 from sine_jax.data import ingest, labels
-from sine_jax.data.ingest import CANONICAL, Columns, Units
+from sine_jax.data.ingest import CANONICAL, Roles, Units
 from sine_jax.data.rawfiles import ROW, Piece
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED
 
 NOW = 1_650_000_000_000
-COLUMNS = Columns("u", "v", "t", "", "w", "p", "d")
+ROLES = Roles("u", "v", time="t", watched="w", play="p", duration="d")
 MILLISECONDS = Units()
 GOOD = {"u": "a", "v": "7", "t": str(NOW), "w": "1", "p": "900", "d": "1000"}
 
 
-def canonical(rows, columns=COLUMNS, *, label="column", units=MILLISECONDS, drop=(), schema=None):
+def canonical(rows, roles=ROLES, *, label="column", units=MILLISECONDS, drop=(), schema=None):
     """Raw rows made canonical, and what was dropped."""
     frame = pl.DataFrame(rows, schema=schema).with_row_index(ROW, offset=2)
     rule = labels.parse(label)
-    (piece,) = ingest.canonical(iter([Piece(Path("log.csv"), frame, {})]), columns, units, rule, drop=drop)
+    (piece,) = ingest.canonical(iter([Piece(Path("log.csv"), frame, {})]), roles, units, rule, drop=drop)
     assert piece.frame.schema == CANONICAL
     return piece.frame, piece.dropped
 
@@ -59,7 +59,7 @@ def test_datetimes_need_no_unit():
 
 
 def test_unmapped_columns_are_unknown():
-    frame, _ = canonical([{"u": "a", "v": "b", "o": "3", "w": "0"}], Columns("u", "v", order="o", watched="w"))
+    frame, _ = canonical([{"u": "a", "v": "b", "o": "3", "w": "0"}], Roles("u", "v", order="o", watched="w"))
     assert frame.rows() == [("a", "b", -1, 3, SKIPPED, -1, -1)]
 
 
@@ -73,7 +73,7 @@ def test_a_duration_of_0_is_unknown_where_the_label_needs_none():
 
 
 def test_a_dislike_that_was_not_told_is_none():
-    columns = COLUMNS._replace(dislike="h")
+    columns = ROLES._replace(dislike="h")
     frame, _ = canonical([GOOD | {"h": "1"}, GOOD | {"h": "0"}, GOOD | {"h": None}], columns)
     assert frame["feedback"].to_list() == [DISLIKED, WATCHED, WATCHED]
 
@@ -125,12 +125,12 @@ def test_dropped_rows_are_counted_by_reason_once_each():
 
 def test_an_order_beyond_exact_floats_is_told():
     with pytest.raises(ValueError, match="o='9007199254740992' is too large"):
-        canonical([{"u": "a", "v": "b", "o": str(2**53), "w": "0"}], Columns("u", "v", order="o", watched="w"))
+        canonical([{"u": "a", "v": "b", "o": str(2**53), "w": "0"}], Roles("u", "v", order="o", watched="w"))
 
 
 def test_a_column_map_is_read():
     text = "user=u, item=v,time=t,watched=w,play=p,duration=d"
-    assert ingest.parse_columns(text) == COLUMNS
+    assert ingest.parse_roles(text) == ROLES
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_a_column_map_is_read():
 )
 def test_what_is_wrong_with_a_column_map_is_told(text, message):
     with pytest.raises(ValueError, match=message):
-        ingest.parse_columns(text)
+        ingest.parse_roles(text)
 
 
 def test_a_rule_without_its_column_is_refused():
     with pytest.raises(ValueError, match="label rule 'ratio:0.5' needs columns=duration=NAME; map it"):
-        ingest.check_rule(COLUMNS._replace(duration=""), labels.parse("ratio:0.5"))
+        ingest.check_rule(ROLES._replace(duration=""), labels.parse("ratio:0.5"))
 
 
 def test_a_watched_column_that_the_rule_does_not_need_is_not_read():
-    assert "w" not in ingest.raw_columns(COLUMNS, labels.parse("seconds:3"))
-    assert "w" in ingest.raw_columns(COLUMNS, labels.parse("column"))
+    assert "w" not in ingest.raw_columns(ROLES, labels.parse("seconds:3"))
+    assert "w" in ingest.raw_columns(ROLES, labels.parse("column"))

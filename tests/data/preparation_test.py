@@ -35,7 +35,7 @@ def prepared(frame, folder, name="out", columns=COLUMNS, **options):
     """Prepares a frame by way of a CSV file."""
     path = folder / f"{name}.csv"
     frame.write_csv(path)
-    return preparation.prepare(sources.log(path, ingest.parse_columns(columns), ingest.Units()), folder / name, **options)
+    return preparation.prepare(sources.log(path, ingest.parse_roles(columns), ingest.Units()), folder / name, **options)
 
 
 def test_columns_come_back_sorted_by_user_time_and_arrival(tmp_path):
@@ -75,7 +75,7 @@ def test_blocks_and_sorted_ranges_of_any_size_give_the_same_data_set(tmp_path, m
 
 
 def test_the_fingerprint_does_not_depend_on_format_compression_or_parts(tmp_path):
-    frame, columns = raw(), ingest.parse_columns(COLUMNS)
+    frame, columns = raw(), ingest.parse_roles(COLUMNS)
     (tmp_path / "parts").mkdir()
     frame.write_csv(tmp_path / "log.csv")
     (tmp_path / "log.csv.gz").write_bytes(gzip.compress((tmp_path / "log.csv").read_bytes()))

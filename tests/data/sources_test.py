@@ -19,9 +19,9 @@ NOW = 1_650_000_000_000
 def exposures(source, label=None, drop=()):
     """The canonical exposures of a source, and what was dropped."""
     rule = labels.parse(label or source.label)
-    ingest.check_rule(source.columns, rule)
-    pieces = source.read(ingest.raw_columns(source.columns, rule), drop)
-    pieces = list(ingest.canonical(pieces, source.columns, source.units, rule, drop=drop))
+    ingest.check_rule(source.roles, rule)
+    pieces = source.read(ingest.raw_columns(source.roles, rule), drop)
+    pieces = list(ingest.canonical(pieces, source.roles, source.units, rule, drop=drop))
     return pl.concat([piece.frame for piece in pieces]), [item for piece in pieces for item in piece.dropped.items()]
 
 
