@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 Array = jax.Array
+AnyArray = np.ndarray | jax.Array  # what works on the host and on devices alike
 Params = Mapping[str, Any]
 
 PAD = 0

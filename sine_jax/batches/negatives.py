@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import threefry_2x32
 
-from sine_jax.types import PAD, WATCHED, Array, EventLog
+from sine_jax.types import PAD, WATCHED, AnyArray, Array, EventLog
 
 
 class Seen(NamedTuple):
     """The distinct items of each user, as the gaps that a draw searches."""
 
-    gaps: Any  # [G] int32, s_i - 1 - i of each user's sorted distinct items s
-    offsets: Any  # [U + 1] gaps of user u are offsets[u]:offsets[u + 1]
+    gaps: AnyArray  # [G] int32, s_i - 1 - i of each user's sorted distinct items s
+    offsets: AnyArray  # [U + 1] gaps of user u are offsets[u]:offsets[u + 1]
 
 
 def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.ndarray | None = None) -> Seen:
@@ -61,7 +61,7 @@ def none_seen(num_users: int) -> Seen:
 class Popularity(NamedTuple):
     """How often items are watched, laid out so that they can be drawn by it."""
 
-    cumulative: Any  # [N + 1] int32, watched exposures of items 0..i; PAD has none
+    cumulative: AnyArray  # [N + 1] int32, watched exposures of items 0..i; PAD has none
 
 
 def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
@@ -80,15 +80,15 @@ def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
 _MOST_COUNTED = 2**28  # the remainder of a word then favours no exposure by more than a sixteenth
 
 
-def draw_popular(popularity: Popularity, bits: Any) -> Any:
+def draw_popular(popularity: Popularity, bits: AnyArray) -> AnyArray:
     """Turns random words [...] uint32 into items, each as likely as it is popular; numpy or jax, [...] int32."""
-    xp = bits.__array_namespace__()
+    xp: Any = bits.__array_namespace__()
     total = popularity.cumulative[-1]
     ranks = (bits % total.astype(xp.uint32)).astype(xp.int32)
     return xp.searchsorted(popularity.cumulative, ranks, side="right").astype(xp.int32)
 
 
-def draw_in_batch(positives: Any, bits: Any, *, devices: int = 1) -> Any:
+def draw_in_batch(positives: AnyArray, bits: AnyArray, *, devices: int = 1) -> AnyArray:
     """Turns random words into targets of the batch, each position that has one as likely as any other.
 
     Args:
@@ -100,7 +100,7 @@ def draw_in_batch(positives: Any, bits: Any, *, devices: int = 1) -> Any:
     Returns:
       [B, T, M] items; PAD where no position has a target.
     """
-    xp = bits.__array_namespace__()
+    xp: Any = bits.__array_namespace__()
     pools = positives.reshape(devices, -1)
     order = xp.argsort(pools == PAD, axis=1, stable=True)  # those with a target first
     number = xp.maximum(xp.sum(pools != PAD, axis=1, keepdims=True), 1).astype(xp.uint32)
@@ -108,37 +108,37 @@ def draw_in_batch(positives: Any, bits: Any, *, devices: int = 1) -> Any:
     return xp.take_along_axis(pools, xp.take_along_axis(order, ranks, axis=1), axis=1).reshape(bits.shape)
 
 
-def draw_skips(skips: Any, bits: Any) -> Any:
+def draw_skips(skips: AnyArray, bits: AnyArray) -> AnyArray:
     """Turns random words [B, T, M] uint32 into one of each position's skips [B, T, S]; PAD where all of them are."""
-    xp = bits.__array_namespace__()
+    xp: Any = bits.__array_namespace__()
     passed = xp.cumsum(skips != PAD, axis=-1)  # skips up to and with each
     ranks = bits % xp.maximum(passed[..., -1:], 1).astype(xp.uint32)
     places = xp.sum(passed[..., None, :] <= ranks[..., None], axis=-1)  # S where there is no skip at all
     return xp.take_along_axis(skips, xp.minimum(places, skips.shape[-1] - 1), axis=-1)
 
 
-def log_chance(popularity: Popularity, items: Any) -> Any:
+def log_chance(popularity: Popularity, items: AnyArray) -> AnyArray:
     """The log-probability with which `draw_popular` draws items [...], float32; of PAD, that of a count of 1."""
-    xp = items.__array_namespace__()
+    xp: Any = items.__array_namespace__()
     counts = popularity.cumulative[items] - popularity.cumulative[xp.maximum(items - 1, 0)]
     return xp.log(xp.maximum(counts, 1).astype(xp.float32) / popularity.cumulative[-1].astype(xp.float32))
 
 
-def log_chance_unseen(seen: Seen, users: Any, num_items: int) -> Any:
+def log_chance_unseen(seen: Seen, users: AnyArray, num_items: int) -> AnyArray:
     """The log-probability with which `draw` draws any item for users [...]: [...], float32."""
-    xp = seen.gaps.__array_namespace__()
+    xp: Any = seen.gaps.__array_namespace__()
     unseen = num_items - (seen.offsets[users + 1] - seen.offsets[users])
     return -xp.log(unseen.astype(xp.float32))
 
 
-def is_seen(seen: Seen, users: Any, items: Any, num_items: int) -> Any:
+def is_seen(seen: Seen, users: AnyArray, items: AnyArray, num_items: int) -> AnyArray:
     """Whether users [...] have seen items [..., M]; numpy or jax, [..., M] bool."""
-    xp = seen.gaps.__array_namespace__()
+    xp: Any = seen.gaps.__array_namespace__()
     begins, ends = (seen.offsets[users + i][..., None] for i in (0, 1))
     low, high = (xp.zeros_like(items, dtype=begins.dtype) + bound for bound in (begins, ends))
     last = len(seen.gaps) - 1
 
-    def item_at(place: Any) -> Any:
+    def item_at(place: AnyArray) -> AnyArray:
         return seen.gaps[xp.minimum(place, last)] + 1 + (place - begins)
 
     for _ in range(num_items.bit_length()):  # the first seen item that is not smaller is in between
@@ -151,7 +151,7 @@ def is_seen(seen: Seen, users: Any, items: Any, num_items: int) -> Any:
 _STREAM = 0x6E6567  # keeps these draws apart from those of parameters and dropout
 
 
-def random_bits(seed: Any, epoch: Any, users: Array, ranks: Array, number: int) -> Array:
+def random_bits(seed: AnyArray | int, epoch: AnyArray | int, users: Array, ranks: Array, number: int) -> Array:
     """Random words that depend on the seed, the epoch, the user and the user's row alone, whoever else is in the batch.
 
     Args:
@@ -172,7 +172,7 @@ def random_bits(seed: Any, epoch: Any, users: Array, ranks: Array, number: int) 
     return threefry_2x32(jax.random.key_data(key), counters)[: words.size].reshape(words.shape)
 
 
-def draw(seen: Seen, users: Any, bits: Any, num_items: int) -> Any:
+def draw(seen: Seen, users: AnyArray, bits: AnyArray, num_items: int) -> AnyArray:
     """Turns random words into items that the users have not seen, each as likely as any other.
 
     Works on numpy arrays and, inside or outside jit, on jax arrays.
@@ -186,7 +186,7 @@ def draw(seen: Seen, users: Any, bits: Any, num_items: int) -> Any:
     Returns:
       [..., M] int32 items in 1..N.
     """
-    xp = seen.gaps.__array_namespace__()
+    xp: Any = seen.gaps.__array_namespace__()
     begins, ends = (seen.offsets[users + i][..., None] for i in (0, 1))
     choices = (num_items - (ends - begins)).astype(xp.uint32)
     ranks = (bits % choices).astype(xp.int32)

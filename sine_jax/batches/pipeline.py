@@ -180,7 +180,7 @@ def assemble(
     """
     xp = users.__array_namespace__()
     reading, objective = source.reading, config.objective
-    rows = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
+    rows: Any = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
     positives, skips, known = rows.targets, rows.skips, xp.maximum(rows.users, 0)
     bits = random_bits(known, rows.ranks)
     if objective.negatives == "uniform":
@@ -196,7 +196,7 @@ def assemble(
         own = (drawn == positives[..., None]) | negatives.is_seen(source.seen, known, drawn, num_items)
         drawn = xp.where(own, PAD, drawn)
     drawn = xp.where(positives[..., None] != PAD, drawn, PAD)
-    chances = None
+    chances: Any = None
     if objective.sampled_form == "softmax":
         if objective.negatives == "uniform":
             chances = negatives.log_chance_unseen(source.seen, known, num_items)

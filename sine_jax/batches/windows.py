@@ -7,20 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sine_jax.config import Config
-from sine_jax.types import PAD, SKIPPED, WATCHED, EventLog, Split
+from sine_jax.types import PAD, SKIPPED, WATCHED, AnyArray, EventLog, Split
 
 
 class Window(NamedTuple):
     """The last rows of each user before an end."""
 
-    items: Any  # [B, T]
-    watched: Any  # [B, T]
-    targets: Any  # [B, T]
-    skips: Any  # [B, T, S]
-    times: Any  # [B, T], or None
-    users: Any  # [B, T], whose row it is
-    ranks: Any  # [B, T], which of the user's rows it is, from 0
-    segments: Any  # [B, T], which of the window's users that is; None where it has one
+    items: AnyArray  # [B, T]
+    watched: AnyArray  # [B, T]
+    targets: AnyArray  # [B, T]
+    skips: AnyArray  # [B, T, S]
+    times: AnyArray | None  # [B, T]; None where times are not read
+    users: AnyArray  # [B, T], whose row it is
+    ranks: AnyArray  # [B, T], which of the user's rows it is, from 0
+    segments: AnyArray | None  # [B, T], which of the window's users that is; None where it has one
 
 
 class Reading(NamedTuple):
@@ -30,14 +30,14 @@ class Reading(NamedTuple):
     learned from: the last watched exposure of a user's training part has none, nor has a skip.
     """
 
-    items: Any  # [R] int32
-    watched: Any  # [R] bool
-    targets: Any  # [R] int32, the item watched next; PAD where none
-    skips: Any  # [R, S] int32, skipped around that target, nearest first; PAD where none
-    offsets: Any  # [U + 1] rows of user u are offsets[u]:offsets[u + 1]
-    train_ends: Any  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
-    history_ends: Any  # [U] end of what may be read when the split's target is ranked (exclusive)
-    times: Any = None  # [R] int32, s since the log's first exposure, where times are read
+    items: AnyArray  # [R] int32
+    watched: AnyArray  # [R] bool
+    targets: AnyArray  # [R] int32, the item watched next; PAD where none
+    skips: AnyArray  # [R, S] int32, skipped around that target, nearest first; PAD where none
+    offsets: AnyArray  # [U + 1] rows of user u are offsets[u]:offsets[u + 1]
+    train_ends: AnyArray  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
+    history_ends: AnyArray  # [U] end of what may be read when the split's target is ranked (exclusive)
+    times: AnyArray | None = None  # [R] int32, s since the log's first exposure, where times are read
 
 
 def read(
@@ -131,7 +131,7 @@ def _seconds(times: np.ndarray) -> np.ndarray:
     return ((times - times.min(initial=np.iinfo(np.int64).max)) // 1000).astype(np.int32)
 
 
-def window(reading: Reading, users: Any, ends: Any, *, width: int, limit: int | None = None) -> Window:
+def window(reading: Reading, users: AnyArray, ends: AnyArray, *, width: int, limit: int | None = None) -> Window:
     """The last rows of each user before an end, those of a row's users side by side at its right.
 
     Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
@@ -146,7 +146,7 @@ def window(reading: Reading, users: Any, ends: Any, *, width: int, limit: int | 
     Returns:
       Items, targets and skips PAD, users -1, the rest 0 where there is no row.
     """
-    xp = reading.items.__array_namespace__()
+    xp: Any = reading.items.__array_namespace__()
     known = xp.maximum(users, 0)
     last, first = ends[known], reading.offsets[known]
     lengths = xp.where(users >= 0, xp.minimum(last - first, min(width, width if limit is None else limit)), 0)
@@ -155,7 +155,7 @@ def window(reading: Reading, users: Any, ends: Any, *, width: int, limit: int | 
     place = xp.sum(stops[:, None, :] <= column[..., None], axis=2)  # users whose part is over
     place = xp.minimum(place, users.shape[1] - 1)
 
-    def of_column(values: Any) -> Any:
+    def of_column(values: AnyArray) -> AnyArray:
         return xp.take_along_axis(values, place, axis=1)
 
     valid = column >= width - xp.sum(lengths, axis=1, keepdims=True)

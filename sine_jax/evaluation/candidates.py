@@ -122,7 +122,7 @@ def _batch(
     """One batch of the population's rows, -1 for fillers."""
     known = rows >= 0
     users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
-    read = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
+    read: Any = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
     columns = np.arange(num_candidates - 1)[None, :]
     begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
     there = (columns < ends - begins) & known[:, None]
