@@ -46,8 +46,8 @@ def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.nda
     if sizes.size and sizes.max() >= num_items:
         user = int(sizes.argmax())
         raise ValueError(
-            f"user {user} has seen all {num_items} items, so there is no negative to draw: "
-            "set objective.exclude_seen=False, or filter the log"
+            f"objective.exclude_seen=True: user {user} has seen all {num_items} items, so no negative is left to draw; "
+            "set objective.exclude_seen=False, or prepare the log without such users"
         )
     ranks = np.arange(len(items)) - offsets[owners]
     return Seen((items - 1 - ranks).astype(np.int32), offsets)
@@ -73,7 +73,10 @@ def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
     counts = np.bincount(log.items[log.before(ends) & (log.feedback == WATCHED)], minlength=num_items + 1) + 1
     counts[PAD] = 0
     if counts.sum() >= _MOST_COUNTED:
-        raise ValueError(f"{counts.sum()} watched exposures: objective.negatives=popularity counts to {_MOST_COUNTED}")
+        raise ValueError(
+            f"objective.negatives=popularity: {counts.sum() - num_items} watched exposures and {num_items} items are "
+            f"too many to count, {_MOST_COUNTED} or more together; use objective.negatives=uniform"
+        )
     return Popularity(np.cumsum(counts).astype(np.int32))
 
 

@@ -124,10 +124,12 @@ def of_config(log: EventLog, split: Split, config: Config) -> Reading:
 
 def _seconds(times: np.ndarray) -> np.ndarray:
     """Milliseconds [E] as whole seconds since the first of them, int32."""
-    if len(times) and (times.min() < 0 or times.max() - times.min() >= 2**31 * 1000):
-        raise ValueError(
-            "model.read_times wants a time for every exposure, within 68 years: prepare the log with times"
-        )
+    remedy = "prepare the log with such times, or set model.read_times=False"
+    if timeless := int(np.count_nonzero(times < 0)):
+        raise ValueError(f"model.read_times=True: {timeless} of {len(times)} exposures have no time; {remedy}")
+    if len(times) and (span := int(times.max() - times.min())) >= 2**31 * 1000:
+        years = span / (365.25 * 86_400_000)
+        raise ValueError(f"model.read_times=True: exposures are {years:.0f} years apart, not within 68; {remedy}")
     return ((times - times.min(initial=np.iinfo(np.int64).max)) // 1000).astype(np.int32)
 
 

@@ -59,7 +59,7 @@ def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, 
             )
             arrived += len(piece.frame)
     if not files:
-        raise ValueError(f"no exposure in the input{_because(dropped)}")
+        raise ValueError(f"no exposure in the input{_because(dropped)}; pass a log that has some")
     return files, dropped
 
 

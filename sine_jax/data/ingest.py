@@ -70,18 +70,20 @@ def parse_roles(text: str) -> Roles:
         role, equals, column = (word.strip() for word in part.partition("="))
         if role not in Roles._fields:
             near = rawfiles.nearest(role, Roles._fields)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"columns: no role {role!r}; {hint}Roles: {', '.join(Roles._fields)}")
+            instead = repr(near[0]) if near else "one of these"
+            raise ValueError(f"--columns={text}: no role {role!r} among {', '.join(Roles._fields)}; use {instead}")
         if not equals or not column:
-            raise ValueError(f"columns: {part!r} names no column; write {role}=NAME")
+            raise ValueError(f"--columns={text}: {part!r} names no column; write {role}=NAME")
         if role in found:
-            raise ValueError(f"columns: {role!r} is mapped twice; keep one")
+            raise ValueError(f"--columns={text}: {role!r} is mapped twice; keep one")
         found[role] = column
     for role in ("user", "item"):
         if role not in found:
-            raise ValueError(f"columns: map {role}=NAME too")
+            raise ValueError(f"--columns={text}: no column is the {role}; map {role}=NAME")
     if "time" not in found and "order" not in found:
-        raise ValueError("columns: map time=NAME, or order=NAME where the log has no time")
+        raise ValueError(
+            f"--columns={text}: nothing orders the exposures; map time=NAME, or order=NAME where there is no time"
+        )
     return Roles(**found)
 
 
@@ -89,7 +91,9 @@ def check_rule(roles: Roles, rule: labels.Rule) -> None:
     """Raises a ValueError where a label rule needs a column that is not mapped."""
     for role in rule.needs:
         if not getattr(roles, role):
-            raise ValueError(f"label rule {rule.text!r} needs columns={role}=NAME; map it, or {labels.REMEDY}")
+            raise ValueError(
+                f"--label={rule.text}: no column is the {role}; map {role}=NAME in --columns, or {labels.REMEDY}"
+            )
 
 
 def raw_columns(roles: Roles, rule: labels.Rule) -> list[str]:
@@ -204,9 +208,9 @@ def _checks(roles: Roles, rule: labels.Rule) -> list[Check]:
 
 
 _UNITS = {
-    "time": "is it in microseconds? then pass --time_unit=us",
-    "play": "is it in another unit? then pass --play_unit; or leave such rows out with --on_bad_row=drop",
-    "duration": "is it in another unit? then pass --duration_unit; or leave such rows out with --on_bad_row=drop",
+    "time": "pass --time_unit=us if it is in microseconds",
+    "play": "pass --play_unit if it is in another unit, or leave such rows out with --on_bad_row=drop",
+    "duration": "pass --duration_unit if it is in another unit, or leave such rows out with --on_bad_row=drop",
 }
 
 

@@ -62,13 +62,13 @@ def parse(text: str) -> Rule:
         return by_column()
     rules = {"ratio": by_ratio, "seconds": by_seconds}
     if name not in rules:
-        raise ValueError(f"no label rule {text!r}: {REMEDY}")
+        raise ValueError(f"--label={text}: no such rule; {REMEDY}")
     try:
         value = float(threshold)
     except ValueError:
         value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError(f"label rule {text!r} wants a number above 0: {REMEDY}")
+        raise ValueError(f"--label={text}: the threshold must be a number above 0; {REMEDY}")
     return rules[name](value)
 
 

@@ -49,9 +49,9 @@ def find(path: Path) -> list[Path]:
         return files
     if not path.exists():
         near = [str(path.parent / n) for n in nearest(path.name, [f.name for f in path.parent.glob("*")])]
-        raise ValueError(f"{path}: no such file or folder{'; did you mean ' + near[0] + '?' if near else ''}")
+        raise ValueError(f"{path}: no such file or folder; pass {near[0] if near else 'one that exists'} instead")
     if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path}: not a table by its name; tables end in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{path}: not a table by its name; rename it to end in one of {', '.join(SUFFIXES)}")
     return [path]
 
 
@@ -88,8 +88,8 @@ def check_columns(path: Path, columns: Sequence[str], present: Sequence[str]) ->
     for column in columns:
         if column not in present:
             near = nearest(column, present)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"{path}: no column {column!r}; {hint}Its columns: {', '.join(present)}")
+            instead = repr(near[0]) if near else "one of these"
+            raise ValueError(f"{path}: no column {column!r} among {', '.join(present)}; use {instead}")
         if list(present).count(column) > 1:
             raise ValueError(f"{path}: two columns are called {column!r}; rename one")
 
@@ -120,7 +120,7 @@ def _read_text(path: Path, columns: Sequence[str], *, drop: Sequence[str], heade
                 first, line = stream.readline(BLOCK_BYTES), line + 1
         if not header:
             if not first:
-                raise ValueError(f"{path}: the file is empty; a header with column names was expected")
+                raise ValueError(f"{path}: the file is empty; write column names in its first row")
             separator = max((b",", b"\t", b";"), key=first.count)
             header, line = _names(path, first, separator), line + 1
         check_columns(path, columns, header)
@@ -228,7 +228,8 @@ def _strings(
         except UnicodeDecodeError as wrong:
             number = numbers[min(text[: wrong.start].count(b"\n"), len(numbers) - 1)]
             raise ValueError(f"{path}, row {number}: the text is not UTF-8; save the file as UTF-8") from error
-        raise ValueError(f"{path}, from row {numbers[0]}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}, from row {numbers[0]}: not readable as CSV ({reason}); write it again") from error
     if len(frame) != len(numbers):
         raise ValueError(f"{path}, from row {numbers[0]}: quotes are not paired; write CSV as RFC 4180 has it")
     return frame.with_columns(pl.Series(ROW, numbers, dtype=pl.Int64))

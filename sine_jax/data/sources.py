@@ -94,7 +94,9 @@ def kuairand(path: Path, roles: Roles | None, *, random_logs: bool) -> RawLog:
     """
     folder = path / "data" if (path / "data").is_dir() else path
     if not folder.is_dir():
-        raise ValueError(f"{path}: no such folder; --input is the folder that holds the log_standard_*.csv of KuaiRand")
+        raise ValueError(
+            f"{path}: no such folder; pass the folder that holds the log_standard_*.csv of KuaiRand as --input"
+        )
     pattern = re.compile(
         r"(log_standard|log_random)_(4_08_to_4_21|4_22_to_5_08)_(pure|1k|27k)(?:_part(\d+))?\.csv(\.gz)?"
     )
@@ -135,7 +137,7 @@ def wechat2021(path: Path) -> RawLog:
     """
     actions, feeds = path / "user_action.csv", path / "feed_info.csv"
     if not actions.is_file():
-        raise ValueError(f"{path}: no user_action.csv here; --input is the folder that holds it and feed_info.csv")
+        raise ValueError(f"{path}: no user_action.csv here; pass the folder that holds it and feed_info.csv as --input")
     has_feeds = feeds.is_file()
     roles = Roles("userid", "feedid", order="date_", play="play", duration="videoplayseconds" if has_feeds else "")
 
@@ -190,8 +192,8 @@ def _exploded(piece: Piece, drop: Sequence[str]) -> Piece:
     if foreign.any() and "invalid" not in drop:
         row = rows.row(foreign.to_list().index(True), named=True)
         raise ValueError(
-            f"{piece.path}, row {row[ROW]}: item {row['items']!r} is not a number from 1 (blanks separate items). "
-            "Mend the row, or leave such items out with --on_bad_row=drop"
+            f"{piece.path}, row {row[ROW]}: item {row['items']!r} is not a number from 1 (blanks separate items); "
+            "mend the row, or leave such items out with --on_bad_row=drop"
         )
     if foreign.any():
         dropped["items that are not numbers from 1"] = int(foreign.sum())

@@ -94,9 +94,14 @@ def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: 
       ValueError: an exposure has no time, or the instants are out of order.
     """
     if not 0 < train_until < valid_until:
-        raise ValueError(f"by_time wants 0 < train_until < valid_until, not {train_until} and {valid_until}")
-    if (log.times < 0).any():
-        raise ValueError("this log has exposures without a time: use data.split=last_positive")
+        raise ValueError(
+            f"data.train_until={train_until}, data.valid_until={valid_until}: must be 0 < train_until < valid_until; "
+            "give both instants in ms since 1970"
+        )
+    if timeless := int(np.count_nonzero(log.times < 0)):
+        raise ValueError(
+            f"data.split=by_time: {timeless} of {len(log.times)} exposures have no time; use data.split=last_positive"
+        )
     positives = np.append(np.flatnonzero(log.feedback == WATCHED), len(log.items))
     train_end, valid_end = _first_since(log, train_until), _first_since(log, valid_until)
 

@@ -53,14 +53,15 @@ class Catalogue(NamedTuple):
 def check(settings: Settings) -> None:
     """Raises a ValueError for settings from which nothing can be drawn."""
     rules = (
-        (settings.num_users >= 1, "users must be at least 1"),
-        (settings.num_exposures >= 5, "exposures per user must be at least 5"),
-        (settings.num_interests >= 1, "interests must be at least 1"),
-        (settings.num_items >= settings.num_interests, "items must be at least as many as interests"),
+        ("users", settings.num_users, 1),
+        ("exposures", settings.num_exposures, 5),
+        ("interests", settings.num_interests, 1),
+        ("items", settings.num_items, settings.num_interests),  # none is without items
     )
-    for holds, message in rules:
-        if not holds:
-            raise ValueError(f"synthetic log: {message}")
+    for option, value, least in rules:
+        if value < least:
+            because = f" with --interests={least}" if option == "items" else ""
+            raise ValueError(f"--{option}={value}: too few{because} for a synthetic log; pass at least {least}")
 
 
 def frames(settings: Settings) -> Iterator[pl.DataFrame]:

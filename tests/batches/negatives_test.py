@@ -88,7 +88,7 @@ def test_exposures_after_the_bound_are_not_excluded():
 
 
 def test_a_user_who_has_seen_everything_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="user 1 has seen all 3 items.*exclude_seen=False"):
+    with pytest.raises(ValueError, match="objective.exclude_seen=True: user 1 has seen all 3 items.*; set .*=False"):
         seen_of([[1], [3, 1, 2]], 3)
 
 
@@ -139,7 +139,9 @@ def test_the_chance_of_a_uniform_draw_is_one_over_what_the_user_has_not_seen(xp)
 def test_more_exposures_than_a_word_can_choose_among_are_refused(monkeypatch):
     monkeypatch.setattr(negatives, "_MOST_COUNTED", 6)
     log = log_of([[1, 2, 2]])._replace(feedback=np.ones(3, np.int8))
-    with pytest.raises(ValueError, match="counts to"):
+    with pytest.raises(
+        ValueError, match="objective.negatives=popularity: .* too many to count.*; use objective.negatives=uniform"
+    ):
         negatives.popularity(log, log.offsets[1:], 4)
 
 

@@ -136,11 +136,20 @@ def test_times_are_seconds_since_the_first_exposure_of_the_log():
     np.testing.assert_array_equal(found.times[0], reading.times[end - 4 : end])
 
 
-@pytest.mark.parametrize("times", [lambda t: t * 0 - 1, lambda t: t * 10**11])
-def test_times_that_are_unknown_or_too_far_apart_are_refused(times):
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (lambda t: t * 0 - 1, r"model.read_times=True: (\d+) of \1 exposures have no time; prepare .*=False"),
+        (
+            lambda t: t * 10**11,
+            r"model.read_times=True: exposures are \d+ years apart, not within 68; prepare .*=False",
+        ),
+    ],
+)
+def test_times_that_are_unknown_or_too_far_apart_are_refused(times, message):
     log = random_log()
     log = log._replace(times=times(log.times))
-    with pytest.raises(ValueError, match="wants a time for every exposure"):
+    with pytest.raises(ValueError, match=message):
         windows.read(
             log, splits.last_positive(log, after_target=True).valid, num_skips=1, read_skips=True, read_times=True
         )

@@ -88,7 +88,7 @@ def test_a_dislike_that_was_not_told_is_none():
         ({"t": "-5"}, "column", "t='-5' is negative"),
         ({"t": "1650000000"}, "column", "looks like seconds, not milliseconds; pass --time_unit=s"),
         ({"t": "12"}, "column", "t='12' is before 1973; map it as order="),
-        ({"t": str(NOW * 1000)}, "column", "is too large; .* --time_unit=us"),
+        ({"t": str(NOW * 1000)}, "column", "is too large; pass --time_unit=us if"),
         ({"w": None}, "column", "w is missing"),
         ({"w": "2"}, "column", "w='2' is not 0 or 1; mend"),
         ({"w": "0.5"}, "column", "w='0.5' is not 0 or 1"),
@@ -136,9 +136,9 @@ def test_a_column_map_is_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("user=u,itm=v,time=t", "no role 'itm'; did you mean 'item'"),
-        ("user=u,item=v", "map time=NAME, or order=NAME"),
-        ("user=u,time=t", "map item=NAME too"),
+        ("user=u,itm=v,time=t", "--columns=user=u,itm=v,time=t: no role 'itm' among user, .*; use 'item'"),
+        ("user=u,item=v", "--columns=user=u,item=v: nothing orders the exposures; map time=NAME, or order=NAME"),
+        ("user=u,time=t", "no column is the item; map item=NAME"),
         ("user=u,item,time=t", "'item' names no column; write item=NAME"),
         ("user=u,user=x,item=v,time=t", "'user' is mapped twice"),
     ],
@@ -149,7 +149,9 @@ def test_what_is_wrong_with_a_column_map_is_told(text, message):
 
 
 def test_a_rule_without_its_column_is_refused():
-    with pytest.raises(ValueError, match="label rule 'ratio:0.5' needs columns=duration=NAME; map it"):
+    with pytest.raises(
+        ValueError, match="--label=ratio:0.5: no column is the duration; map duration=NAME in --columns, or"
+    ):
         ingest.check_rule(ROLES._replace(duration=""), labels.parse("ratio:0.5"))
 
 

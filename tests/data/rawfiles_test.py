@@ -78,9 +78,9 @@ def test_a_folder_stands_for_its_tables_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"log\.csv: the file is empty"),
+        (b"", r"log\.csv: the file is empty; write column names"),
         (b"\n\n", r"log\.csv: the file is empty"),
-        (b"usr,item\n", r"log\.csv: no column 'user'; did you mean 'usr'\? Its columns: usr, item"),
+        (b"usr,item\n", r"log\.csv: no column 'user' among usr, item; use 'usr'$"),
         (b"user,item,user\n", r"log\.csv: two columns are called 'user'; rename one"),
         (b"user,item\na,1\nb\n", r"log\.csv, row 3: 1 fields where the header has 2; .*--on_bad_row=drop"),
         (b"user,item\n\na,1,2\n", r"log\.csv, row 3: 3 fields where the header has 2"),
@@ -120,7 +120,7 @@ def test_a_damaged_parquet_file_is_told(tmp_path):
 
 def test_a_missing_column_of_parquet_is_told_with_the_nearest(tmp_path):
     pl.DataFrame({"User_ID": [1], "item": [1]}).write_parquet(tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="no column 'user_id'; did you mean 'User_ID'"):
+    with pytest.raises(ValueError, match="no column 'user_id' among User_ID, item; use 'User_ID'"):
         rows(tmp_path / "log.parquet", ("user_id", "item"))
 
 
@@ -128,7 +128,7 @@ def test_paths_that_hold_no_table_are_told(tmp_path):
     with pytest.raises(ValueError, match="no table in this folder"):
         rawfiles.find(tmp_path)
     written(tmp_path, PLAIN)
-    with pytest.raises(ValueError, match=r"lgo\.csv: no such file or folder; did you mean .*log\.csv\?"):
+    with pytest.raises(ValueError, match=r"lgo\.csv: no such file or folder; pass .*log\.csv instead"):
         rawfiles.find(tmp_path / "lgo.csv")
     (tmp_path / "log.xlsx").touch()
     with pytest.raises(ValueError, match="not a table by its name"):

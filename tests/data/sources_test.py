@@ -99,7 +99,7 @@ def test_wechat_without_feed_info_is_labelled_by_seconds(tmp_path):
     (tmp_path / "feed_info.csv").unlink()
     frame, _ = exposures(sources.wechat2021(tmp_path))
     assert frame["feedback"].to_list() == [WATCHED, SKIPPED, SKIPPED]
-    with pytest.raises(ValueError, match="needs columns=duration"):
+    with pytest.raises(ValueError, match="no column is the duration; map duration=NAME"):
         exposures(sources.wechat2021(tmp_path), "ratio:0.5")
 
 

@@ -173,10 +173,14 @@ def test_by_time_learns_from_before_validation_only():
     assert ((log.times[ranked[0]] >= 300) & (log.times[ranked[0]] < 600)).all() and (log.times[ranked[1]] >= 600).all()
 
 
-def test_by_time_wants_times_in_order():
-    with pytest.raises(ValueError, match="without a time"):
+def test_by_time_needs_times_in_order():
+    with pytest.raises(
+        ValueError, match="data.split=by_time: 3 of 3 exposures have no time; use data.split=last_positive"
+    ):
         by_time(make_log("www"))
-    with pytest.raises(ValueError, match="train_until < valid_until"):
+    with pytest.raises(
+        ValueError, match="data.train_until=600, data.valid_until=600: must be 0 < train_until < valid_until; give"
+    ):
         splits.by_time(random_log(3), train_until=600, valid_until=600, after_target=True)
 
 

@@ -61,7 +61,15 @@ def test_pieces_of_users_join_without_a_gap(monkeypatch):
     assert sorted(set(pl.concat(frames)["user_id"])) == list(range(70))
 
 
-@pytest.mark.parametrize("settings", [Settings(num_users=0), Settings(num_items=3), Settings(num_exposures=2)])
-def test_settings_without_a_log_are_refused(settings):
-    with pytest.raises(ValueError, match="synthetic log: .* must be at least"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(num_users=0), "--users=0: too few for a synthetic log; pass at least 1"),
+        (Settings(num_items=3), "--items=3: too few with --interests=8 for a synthetic log; pass at least 8"),
+        (Settings(num_exposures=2), "--exposures=2: too few for a synthetic log; pass at least 5"),
+        (Settings(num_interests=0), "--interests=0: too few for a synthetic log; pass at least 1"),
+    ],
+)
+def test_settings_without_a_log_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         list(synthetic.frames(settings))

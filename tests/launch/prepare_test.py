@@ -48,7 +48,7 @@ def test_an_exported_log_prepares_to_what_it_was_drawn_as(tmp_path):
     [
         (["--source=log", "--columns=user=u,item=v,order=o"], "--source=log needs --input=PATH"),
         (["--source=log", "--input=log.csv"], "--source=log needs --columns=user=NAME"),
-        (["--source=sample", "--label=half"], "no label rule 'half'"),
+        (["--source=sample", "--label=half"], "--label=half: no such rule; write column"),
         (["--source=sample", "--export=x.csv"], "--export is for --source=synthetic"),
     ],
 )
