@@ -1,4 +1,4 @@
-"""From the log to what the encoder reads: rows with their targets, and windows of rows."""
+"""From the log to what the encoder reads: exposures with their targets, and windows of them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from sine_jax.types import PAD, SKIPPED, WATCHED, AnyArray, EventLog, Split
 
 
 class Window(NamedTuple):
-    """The last rows of each user before an end."""
+    """The last exposures of each user before an end."""
 
     items: AnyArray  # [B, T]
     watched: AnyArray  # [B, T]
     targets: AnyArray  # [B, T]
     skips: AnyArray  # [B, T, S]
     times: AnyArray | None  # [B, T]; None where times are not read
-    users: AnyArray  # [B, T], whose row it is
-    ranks: AnyArray  # [B, T], which of the user's rows it is, from 0
+    users: AnyArray  # [B, T], whose exposure it is
+    ranks: AnyArray  # [B, T], which of those that may be read of the user, from 0
     segments: AnyArray | None  # [B, T], which of the window's users that is; None where it has one
 
 
 class Reading(NamedTuple):
     """The exposures that may be read, user by user, each with the pairs that supervise the state after it.
 
-    R rows in all: the watched exposures, and the skipped ones where skips are read. Targets are those that may be
+    R in all: the watched exposures, and the skipped ones where skips are read. Targets are those that may be
     learned from: the last watched exposure of a user's training part has none, nor has a skip.
     """
 
@@ -34,7 +34,7 @@ class Reading(NamedTuple):
     watched: AnyArray  # [R] bool
     targets: AnyArray  # [R] int32, the item watched next; PAD where none
     skips: AnyArray  # [R, S] int32, skipped around that target, nearest first; PAD where none
-    offsets: AnyArray  # [U + 1] rows of user u are offsets[u]:offsets[u + 1]
+    offsets: AnyArray  # [U + 1] those of user u are offsets[u]:offsets[u + 1]
     train_ends: AnyArray  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
     history_ends: AnyArray  # [U] end of what may be read when the split's target is ranked (exclusive)
     times: AnyArray | None = None  # [R] int32, s since the log's first exposure, where times are read
@@ -55,10 +55,10 @@ def read(
       log: the exposures.
       split: bounds per user.
       num_skips: S, how many skips a target is paired with.
-      read_skips: whether skipped exposures are rows of their own.
-      read_times: whether rows have times.
-      ahead: whether these are the next S skips after the row, before its target or after it; else those among the S
-        exposures right before the target.
+      read_skips: whether skipped exposures are read too.
+      read_times: whether the times of exposures are read.
+      ahead: whether these are the next S skips after the exposure, before its target or after it; else those among
+        the S exposures right before the target.
 
     Returns:
       A `Reading` of numpy arrays.
@@ -134,7 +134,7 @@ def _seconds(times: np.ndarray) -> np.ndarray:
 
 
 def window(reading: Reading, users: AnyArray, ends: AnyArray, *, width: int, limit: int | None = None) -> Window:
-    """The last rows of each user before an end, those of a row's users side by side at its right.
+    """The last exposures of each user before an end; the users of one row stand side by side at its right.
 
     Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
 
@@ -143,10 +143,10 @@ def window(reading: Reading, users: AnyArray, ends: AnyArray, *, width: int, lim
       users: [B, P] users of each window; below 0 for fillers, which take no room and come last.
       ends: [U] end (exclusive) of what is read of each user, such as `reading.train_ends`.
       width: T, columns of the window.
-      limit: the most rows that are read of a user, so that the first columns stay empty; `width` by default.
+      limit: the most exposures that are read of a user; the first columns then stay empty. `width` by default.
 
     Returns:
-      Items, targets and skips PAD, users -1, the rest 0 where there is no row.
+      Items, targets and skips PAD, users -1, the rest 0 where there is no exposure.
     """
     xp: Any = reading.items.__array_namespace__()
     known = xp.maximum(users, 0)

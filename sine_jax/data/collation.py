@@ -3,7 +3,7 @@
 Pieces are spilled to disk as they come. Users and items are then counted, filtered and numbered over the whole log
 (the only state as large as the vocabulary), and the exposures, now integers, are sorted one range of users at a time.
 
-What the result depends on is the exposures and their order of arrival alone, neither threads nor file formats:
+The result depends only on the exposures and their order of arrival, not on threads or file formats:
 - ids are ordered by length, then by bytes, which is numeric order where they are numbers;
 - exposures by user, then time, then the order column, then arrival;
 - rare items go first, users with too few positives second, each once.
@@ -41,10 +41,10 @@ def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, 
     """Writes canonical pieces to `folder` as they come.
 
     Returns:
-      The files, and how many rows were dropped on the way, by reason.
+      The files, and how many raw rows were dropped on the way, by reason.
 
     Raises:
-      ValueError: no row is left.
+      ValueError: no exposure is left.
     """
     files: list[Path] = []
     dropped: dict[str, int] = {}

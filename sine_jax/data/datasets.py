@@ -2,7 +2,7 @@
 
 A prepared data set is a folder:
 
-  exposures-log.array_record-*   the log, a block of many users per record (tfds, array_record)
+  exposures-log.array_record-*   the log, many users in each record (see records)
   dataset_info.json, features.json   what tfds says of it; `tfds.builder_from_directory` reads the folder too
   users.parquet, items.parquet   the vocabulary: external ids, in the order of the numbers 0..U-1 and 1..N
   info.json                      DataInfo: label rule, filters, counts, skip rate, fingerprints, versions

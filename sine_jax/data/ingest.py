@@ -1,7 +1,7 @@
 """From raw rows to canonical, validated exposures.
 
-A canonical frame has the columns of CANONICAL whatever the source was, and nothing in it is missing or out of range.
-Every row that cannot be made so is refused with file, row and remedy, or dropped and counted.
+A canonical frame has the columns of CANONICAL, whatever the source. No value in it is missing or out of range.
+A raw row that cannot be made so is refused, with file, row and remedy, or dropped and counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Raw tables, read piece by piece: CSV (also .gz), Parquet, or a folder of them.
 
-A piece is bounded whatever the size of the file, and knows where in the file each of its rows came from, so that
-whoever finds a bad value can name its row. What is wrong with the file itself (encoding, compression, ragged rows) is
-found here.
+A piece has a bounded size, however large the file. It knows where each of its rows stood in the file, so an error can
+name the row. What is wrong with the file itself (encoding, compression, ragged rows) is found here.
 """
 
 from __future__ import annotations
