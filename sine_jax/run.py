@@ -20,7 +20,7 @@ from sine_jax.checkpoints import About, Progress
 from sine_jax.config import Config
 from sine_jax.data import datasets, splits
 from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import counting, protocols, scorers
+from sine_jax.evaluation import counting, protocols, ranking, scorers
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
 
@@ -98,8 +98,8 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * strata.num_steps)
     pipelines = {"resident": training.resident_epoch, "streamed": training.streamed_epoch}
     named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
-    task = protocols.prepare(dataset.log, config, num_items=num_items, split="valid", protocol=protocols.EXPOSED)
-    measured = protocols.measure(scorers.of_model(config), task)
+    task = ranking.lay_out(dataset.log, config=config, num_items=num_items, part="valid", protocol=protocols.EXPOSED)
+    measured = ranking.compile_ranking(scorers.of_model(config), task)
 
     def initial() -> TrainState:
         prior = None
@@ -110,7 +110,7 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
 
     return Setup(
         run_epoch=named[config.train.pipeline](config, source, strata, tx, num_items=num_items),
-        validate=lambda params: protocols.means(measured(params)),
+        validate=lambda params: ranking.means(measured(params)),
         initial=initial,
         blank=lambda: training.init_state(config, tx, num_items=num_items),
         steps_per_epoch=strata.num_steps,

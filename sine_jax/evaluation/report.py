@@ -19,7 +19,7 @@ from sine_jax import config as configs
 from sine_jax import workdir
 from sine_jax.evaluation import bootstrap, metrics
 from sine_jax.evaluation.comparison import Measured
-from sine_jax.evaluation.protocols import Evaluation
+from sine_jax.evaluation.ranking import Evaluation
 
 # In this order, as many as fit; `@` stands for the first cut-off. What skips get by themselves is in the gap.
 SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
@@ -50,7 +50,7 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
     return {
         "protocol": protocol.name,
         "against": protocol.against,
-        "split": evaluation.split,
+        "split": evaluation.part,
         "data": dataclasses.asdict(evaluation.config.data),
         "config": dataclasses.asdict(evaluation.config),
         "users": len(population.users),
@@ -78,7 +78,7 @@ def write(
     Returns:
       Both paths.
     """
-    stem = Path(folder) / f"{evaluation.split}_{evaluation.task.protocol.name}"
+    stem = Path(folder) / f"{evaluation.part}_{evaluation.task.protocol.name}"
     stem.parent.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(
         {

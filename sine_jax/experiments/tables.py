@@ -26,8 +26,8 @@ from sine_jax import run, workdir
 from sine_jax.config import Config
 from sine_jax.data import datasets
 from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import protocols, report, scorers
-from sine_jax.evaluation.protocols import Evaluation
+from sine_jax.evaluation import protocols, ranking, report, scorers
+from sine_jax.evaluation.ranking import Evaluation
 from sine_jax.experiments.suites import SEARCH, Method
 
 METRICS = ("auc", "gauc", "ndcg", "ndcg@2", "mrr")
@@ -125,11 +125,11 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     if not (target / _TEST).exists():
         dataset = datasets.load(data)
         _write(
-            protocols.evaluate(
+            ranking.evaluate(
                 dataset.log,
-                config,
+                config=config,
                 num_items=dataset.info.num_items,
-                split="test",
+                part="test",
                 protocol=protocols.EXPOSED,
             ),
             dataset,
@@ -214,10 +214,10 @@ def _train(config: Config, data: str, target: Path) -> None:
     run.train(config, data, str(target))
     restored = run.restore(str(target), checkpoint="best", data=data)
     dataset = restored.dataset
-    task = protocols.prepare(
-        dataset.log, config, num_items=dataset.info.num_items, split="test", protocol=protocols.EXPOSED
+    task = ranking.lay_out(
+        dataset.log, config=config, num_items=dataset.info.num_items, part="test", protocol=protocols.EXPOSED
     )
-    values = protocols.measure(scorers.of_model(config), task)(restored.params)
+    values = ranking.compile_ranking(scorers.of_model(config), task)(restored.params)
     about = {"checkpoint": "best", "step": restored.about.progress.step}
     _write(Evaluation("test", config, task, {config.model.name: values}), dataset, target / workdir.EVALUATION, about)
     jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory

@@ -12,7 +12,7 @@ import pytest
 from logs import make_log
 
 from sine_jax import config as configs
-from sine_jax.evaluation import protocols, report
+from sine_jax.evaluation import protocols, ranking, report
 from sine_jax.types import SKIPPED, WATCHED
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,8 @@ def found():
         ]
         for _ in range(40)
     ]
-    return protocols.evaluate(
-        make_log(*users), configs.Config(), num_items=30, split="test", protocol=protocols.EXPOSED
+    return ranking.evaluate(
+        make_log(*users), config=configs.Config(), num_items=30, part="test", protocol=protocols.EXPOSED
     )
 
 

@@ -1,0 +1,145 @@
+"""Evaluation: every user's target is ranked once, by any scorer, under a named protocol.
+
+What does not depend on parameters is laid out once (`lay_out`). A scorer is compiled on it once (`compile_ranking`).
+What comes back takes parameters as often as needed: validation between epochs and the final report share this path.
+
+    task = lay_out(log, config=config, num_items=N, part="valid", protocol=protocols.EXPOSED)
+    validate = compile_ranking(scorers.of_model(config), task)
+    means(validate(params))["gauc"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sine_jax import parallel
+from sine_jax.batches import windows
+from sine_jax.config import Config
+from sine_jax.data import splits
+from sine_jax.evaluation import candidates, counting, factorisation, metrics, scorers
+from sine_jax.evaluation.protocols import Protocol, Task, Values
+from sine_jax.evaluation.scorers import Scorer
+from sine_jax.types import EventLog, Split
+
+BATCH_SIZE = 256  # users ranked at once
+
+
+def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protocol: Protocol) -> Task:
+    """Makes the batches of an evaluation.
+
+    Args:
+      log: the exposures.
+      config: its `data` says how the log is split and what is ranked, its `model` how histories are read.
+      num_items: N.
+      part: which part of the log, `valid` or `test`: a field of `splits.Splits`.
+      protocol: `EXPOSED` or `FULL`.
+
+    Raises:
+      ValueError: nobody has a target.
+    """
+    chosen = splits.split(log, config.data)._asdict()[part]
+    population = protocol.population(log, chosen)
+    if not len(population.users):
+        raise ValueError(f"no user takes part in the {part} split: {population.left_out}")
+    later = splits.Splits._fields.index(part)  # the released window grows by a column from validation to test
+    batches = candidates.batches(
+        population,
+        windows.of_config(log, chosen, config),
+        max_len=config.model.max_len,
+        margin=max(config.data.window_margin - later, 0),
+        batch_size=BATCH_SIZE,
+        multiple_of=parallel.local_device_count(),
+    )
+    return Task(protocol, chosen, population, batches, num_items)
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    part: str  # of the log: `valid` or `test`
+    config: Config
+    task: Task
+    values: dict[str, Values]  # by scorer
+
+
+def evaluate(
+    log: EventLog,
+    *,
+    config: Config,
+    num_items: int,
+    part: str,
+    protocol: Protocol,
+    models: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Ranks a part of the log by models and by the simple scorers, over one population.
+
+    Args:
+      log: the exposures.
+      config: of the models, and how the log is split and what is ranked.
+      num_items: N.
+      part: `valid` or `test`.
+      protocol: `EXPOSED` or `FULL`.
+      models: parameters of `model.init` by the name that the report gives them; none for the simple scorers alone.
+
+    Raises:
+      ValueError: nobody has a target, or a score is NaN.
+    """
+    task = lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol)
+    values: dict[str, Values] = {}
+    if models:
+        validate = compile_ranking(scorers.of_model(config), task)
+        values = {name: validate(params) for name, params in models.items()}
+    values["random"] = compile_ranking(scorers.at_random(), task)(np.uint32(0))
+    by_counting = compile_ranking(scorers.of_biases(), task)
+    for name, biases in simple_scorers(log, task.split, num_items=num_items).items():
+        values[name] = by_counting(biases)
+    factors = factorisation.factorise(log, counting.training(log, task.split), num_items=num_items)
+    values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(factors)
+    return Evaluation(part, config, task, values)
+
+
+def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
+    """Compiles a scorer for a task, on all devices of this process.
+
+    Returns:
+      A function of the scorer's parameters: each metric's value per user of the population. It compiles at its first
+      call and never again. It raises ValueError where a score is NaN.
+    """
+    run = parallel.map_rows(task.protocol.rank(scorer, task.num_items))
+
+    def ranked(params: Any) -> Values:
+        params = parallel.replicate(params)
+        outputs = [run(params, parallel.shard(batch)) for batch in task.batches]
+        return task.protocol.values(task, [parallel.unshard(output) for output in outputs])
+
+    return ranked
+
+
+def means(values: Values) -> dict[str, float]:
+    """The mean of each metric over the users it is defined for."""
+    return {name: metrics.sums(column).mean for name, column in values.items()}
+
+
+def simple_scorers(log: EventLog, split: Split, *, num_items: int) -> dict[str, counting.Biases]:
+    """The floor: scorers fitted by counting, named by what they count.
+
+    Those of the training part had what a model may learn from. Those of the history counted further, up to the last
+    positive before each user's target: no floor for a model that stopped before, but what recency is worth.
+    """
+    learned, read = counting.training(log, split), counting.history(log, split)
+    fitted, later = (counting.logistic_biases(log, where, num_items=num_items) for where in (learned, read))
+    pairs = counting.training_pairs(log, split)
+    return {
+        "item count": counting.item_count(log, learned, num_items=num_items),
+        "item rate (pairs)": counting.item_rate(log, pairs, num_items=num_items),
+        "item rate": counting.item_rate(log, learned, num_items=num_items),
+        "item bias": counting.item_part(fitted),
+        "user + item bias": fitted,
+        "item bias (within users)": counting.within_users(log, learned, num_items=num_items),
+        "item rate (history)": counting.item_rate(log, read, num_items=num_items),
+        "item bias (history)": counting.item_part(later),
+        "user + item bias (history)": later,
+    }
