@@ -58,7 +58,8 @@ def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()
       Where the run stands.
 
     Raises:
-      ValueError: the workdir cannot be written or holds another run, the data cannot be used, or training diverged.
+      ValueError: the workdir cannot be written or holds another run, or the data cannot be used.
+      training.Diverged: a loss, a term of it or a norm is not a finite number.
     """
     configs.validate(config)
     dataset = datasets.load(data)
@@ -225,7 +226,7 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> Non
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
         kept = f"the checkpoints up to epoch {at.epoch} are kept" if at.epoch else "there is no checkpoint yet"
-        raise ValueError(
+        raise training.Diverged(
             f"training diverged at step {step}: {shown}; {kept}. Lower optimizer.learning_rate or set "
             "optimizer.clip_norm, in another workdir"
         )

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from sine_jax import config as configs
-from sine_jax import run, workdir
+from sine_jax import run, training, workdir
 from sine_jax.config import Config
 from sine_jax.data import datasets
 from sine_jax.data.datasets import Dataset
@@ -97,8 +97,8 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
         config = configs.replace(method.config, {**options, "train.seed": seed})
         try:
             best = run.train(config, data, str(folder / "search" / slug(method.name) / f"trial-{number}")).best
-        except ValueError as error:
-            if not number or "diverged" not in str(error):
+        except training.Diverged:
+            if not number:  # the method as it is
                 raise
             best = None
         jax.clear_caches()

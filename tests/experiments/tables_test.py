@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import plots, presets
+from sine_jax import plots, presets, training
 from sine_jax.data import preparation, sources, synthetic
 from sine_jax.experiments import tables
 from sine_jax.experiments.suites import SEARCH, Method
@@ -120,6 +120,23 @@ def test_a_trial_that_diverges_is_counted_and_never_chosen(data, tmp_path, monke
     assert changed == {} and len(told) == 1
     kept = json.loads((tmp_path / "search" / "sasrec.json").read_text())["trials"]
     assert kept[1] == {"options": {"optimizer.learning_rate": 1e38}, "valid": None}
+
+
+def test_the_method_as_it_is_must_not_diverge(data, tmp_path):
+    one = method("SASRec", model__name="sasrec", optimizer__learning_rate=1e38)
+    with pytest.raises(training.Diverged):
+        tables.search(one, data, tmp_path, trials=2, seed=1, fingerprint="f", say=print)
+
+
+def test_what_goes_wrong_otherwise_ends_the_search_even_if_it_says_diverged(data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("roads diverged")
+
+    monkeypatch.setattr(tables.run, "train", fail)
+    with pytest.raises(ValueError, match="roads diverged"):
+        searched(tmp_path, data, trials=2, valid=[0.1])
+    kept = json.loads((tmp_path / "search" / "sasrec.json").read_text())["trials"]
+    assert len(kept) == 1
 
 
 def test_the_table_shows_the_mean_and_the_range_over_seeds():
