@@ -20,7 +20,7 @@ from sine_jax.checkpoints import About, Progress
 from sine_jax.config import Config
 from sine_jax.data import datasets, splits
 from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import counting, protocols, ranking, scorers
+from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
 
@@ -105,8 +105,8 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
     def initial() -> TrainState:
         prior = None
         if config.model.item_bias_init == "counted":
-            learned = counting.training(dataset.log, split)
-            prior = counting.within_users(dataset.log, learned, num_items=num_items).items
+            learned = simple_scorers.training(dataset.log, split)
+            prior = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
         return training.init_state(config, tx, num_items=num_items, item_bias=prior)
 
     return Setup(

@@ -19,10 +19,10 @@ from sine_jax import parallel
 from sine_jax.batches import windows
 from sine_jax.config import Config
 from sine_jax.data import splits
-from sine_jax.evaluation import candidates, counting, factorisation, metrics, scorers
+from sine_jax.evaluation import candidates, metrics, scorers, simple_scorers
 from sine_jax.evaluation.protocols import Protocol, Task, Values
 from sine_jax.evaluation.scorers import Scorer
-from sine_jax.types import EventLog, Split
+from sine_jax.types import EventLog
 
 BATCH_SIZE = 256  # users ranked at once
 
@@ -93,10 +93,10 @@ def evaluate(
         validate = compile_ranking(scorers.of_model(config), task)
         values = {name: validate(params) for name, params in models.items()}
     values["random"] = compile_ranking(scorers.at_random(), task)(np.uint32(0))
-    by_counting = compile_ranking(scorers.of_biases(), task)
-    for name, biases in simple_scorers(log, task.split, num_items=num_items).items():
-        values[name] = by_counting(biases)
-    factors = factorisation.factorise(log, counting.training(log, task.split), num_items=num_items)
+    of_biases = compile_ranking(scorers.of_biases(), task)
+    for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():
+        values[name] = of_biases(biases)
+    factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
     values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(factors)
     return Evaluation(part, config, task, values)
 
@@ -121,25 +121,3 @@ def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
 def means(values: Values) -> dict[str, float]:
     """The mean of each metric over the users it is defined for."""
     return {name: metrics.sums(column).mean for name, column in values.items()}
-
-
-def simple_scorers(log: EventLog, split: Split, *, num_items: int) -> dict[str, counting.Biases]:
-    """The floor: scorers fitted by counting, named by what they count.
-
-    Those of the training part had what a model may learn from. Those of the history counted further, up to the last
-    positive before each user's target: no floor for a model that stopped before, but what recency is worth.
-    """
-    learned, read = counting.training(log, split), counting.history(log, split)
-    fitted, later = (counting.logistic_biases(log, where, num_items=num_items) for where in (learned, read))
-    pairs = counting.training_pairs(log, split)
-    return {
-        "item count": counting.item_count(log, learned, num_items=num_items),
-        "item rate (pairs)": counting.item_rate(log, pairs, num_items=num_items),
-        "item rate": counting.item_rate(log, learned, num_items=num_items),
-        "item bias": counting.item_part(fitted),
-        "user + item bias": fitted,
-        "item bias (within users)": counting.within_users(log, learned, num_items=num_items),
-        "item rate (history)": counting.item_rate(log, read, num_items=num_items),
-        "item bias (history)": counting.item_part(later),
-        "user + item bias (history)": later,
-    }

@@ -8,7 +8,7 @@ import pytest
 from logs import make_log
 
 from sine_jax import config
-from sine_jax.evaluation import catalogue, counting, protocols, ranking, report, scorers
+from sine_jax.evaluation import catalogue, protocols, ranking, report, scorers, simple_scorers
 from sine_jax.types import SKIPPED, WATCHED
 
 NUM_ITEMS = 40
@@ -30,7 +30,7 @@ def log():
 def biases(log):
     """Item values with ties."""
     values = np.random.default_rng(1).integers(0, 5, NUM_ITEMS + 1).astype(np.float32)
-    return counting.Biases(np.zeros(log.num_users, np.float32), values)
+    return simple_scorers.Biases(np.zeros(log.num_users, np.float32), values)
 
 
 def ranks(log, task, biases, others_of) -> dict[int, float]:

@@ -1,7 +1,8 @@
-"""Simple scorers, fitted by counting: the floor that a model has to be above.
+"""Simple scorers: the floor that a model has to be above.
 
-Each is a value per item and one per user whose sum is the score (`Biases`). What may be counted is a mask over the
-exposures of the log:
+Most are a value per item and one per user whose sum is the score (`Biases`). Logistic matrix factorisation adds a
+vector per user and item (`Factors`). None reads a sequence. What may be counted is a mask over the exposures of the
+log:
 
   training_pairs  what the released code trains on: a user's positives within the training part, and the skip right
                   before each of them
@@ -16,7 +17,8 @@ split `last_positive`, test, candidates `released`) these give the known values:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,14 @@ class Biases(NamedTuple):
 
     users: Array  # [U] float32
     items: Array  # [N + 1] float32
+
+
+class Factors(NamedTuple):
+    """A scorer `users[u] . items[i] + biases.users[u] + biases.items[i]`."""
+
+    users: Array  # [U, D] float32
+    items: Array  # [N + 1, D] float32
+    biases: Biases
 
 
 def training(log: EventLog, split: Split) -> np.ndarray:
@@ -99,31 +109,22 @@ def logistic_biases(
     Returns:
       Log-odds; the overall mean is in the users' part.
     """
-    chosen = np.flatnonzero(where)
-    users = jnp.asarray(np.searchsorted(log.offsets, chosen, side="right") - 1)
-    items, watched = jnp.asarray(log.items[chosen]), jnp.asarray(log.feedback[chosen] == WATCHED)
-    steps = min(steps_per_epoch, len(chosen))
-    optimizer = optax.adam(learning_rate)
-    start = Biases(jnp.zeros(log.num_users), jnp.zeros(num_items + 1)), jnp.zeros(())
-    if not steps:
-        return start[0]
+    users, items, watched = _exposures(log, where)
 
-    def loss(params: tuple[Biases, Array], rows: Array) -> Array:
+    def losses(params: tuple[Biases, Array], rows: Array) -> Array:
         biases, mean = params
         logits = biases.users[users[rows]] + biases.items[items[rows]] + mean
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, watched[rows]))
+        return optax.sigmoid_binary_cross_entropy(logits, watched[rows])
 
-    def step(carry: tuple, rows: Array) -> tuple[tuple, None]:
-        params, state = carry
-        updates, state = optimizer.update(jax.grad(loss)(params, rows), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    def epoch(carry: tuple, key: Array) -> tuple[tuple, None]:
-        rows = jax.random.permutation(key, len(chosen))[: len(chosen) // steps * steps]
-        return jax.lax.scan(step, carry, rows.reshape(steps, -1))
-
-    keys = jax.random.split(jax.random.key(seed), epochs)
-    ((biases, mean), _), _ = jax.jit(lambda: jax.lax.scan(epoch, (start, optimizer.init(start)), keys))()
+    biases, mean = _fit(
+        losses,
+        (Biases(jnp.zeros(log.num_users), jnp.zeros(num_items + 1)), jnp.zeros(())),
+        jax.random.key(seed),
+        number=len(items),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+    )
     return Biases(biases.users + mean, biases.items)
 
 
@@ -174,9 +175,89 @@ def within_users(
     return _of_items(log, found.x)
 
 
+def factorise(
+    log: EventLog,
+    where: np.ndarray,
+    *,
+    num_items: int,
+    dim: int = 8,
+    epochs: int = 6,
+    steps_per_epoch: int = 80,
+    learning_rate: float = 0.01,
+    penalty: float = 0.1,
+    seed: int = 0,
+) -> Factors:
+    """Fits vectors to what `logistic_biases` leave of watching, by Adam on the logistic loss.
+
+    Args:
+      log: exposures.
+      where: [E] which of them count.
+      num_items: N.
+      dim: D.
+      epochs: passes over the exposures.
+      steps_per_epoch: batches that a pass is cut into, whatever the size of the log.
+      learning_rate: of Adam.
+      penalty: on the squared length of the vectors of each exposure; of .003 to .1 the last was best, by validation
+        GAUC on a part of KuaiRand-Pure (.6415; the biases alone have .6416, a penalty of .01 gives .599).
+      seed: of the first vectors and the order of the exposures.
+
+    References:
+      Koren, Bell and Volinsky, "Matrix Factorization Techniques for Recommender Systems", IEEE Computer 42(8), 2009.
+    """
+    biases = logistic_biases(log, where, num_items=num_items)
+    of_user, of_item, order = jax.random.split(jax.random.key(seed), 3)
+    start = (
+        0.05 * jax.random.normal(of_user, (log.num_users, dim)),
+        0.05 * jax.random.normal(of_item, (len(biases.items), dim)),
+    )
+    if not where.any():
+        return Factors(jnp.zeros_like(start[0]), jnp.zeros_like(start[1]), biases)
+    users, items, watched = _exposures(log, where)
+    known = biases.users[users] + biases.items[items]
+
+    def losses(vectors: tuple[Array, Array], rows: Array) -> Array:
+        of_users, of_items = vectors[0][users[rows]], vectors[1][items[rows]]
+        logits = jnp.sum(of_users * of_items, axis=-1) + known[rows]
+        lengths = jnp.sum(jnp.square(of_users) + jnp.square(of_items), axis=-1)
+        return optax.sigmoid_binary_cross_entropy(logits, watched[rows]) + penalty * lengths
+
+    of_users, of_items = _fit(
+        losses,
+        start,
+        order,
+        number=len(items),
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        learning_rate=learning_rate,
+    )
+    return Factors(of_users, of_items, biases)
+
+
 def item_part(biases: Biases) -> Biases:
     """The same without the users' part: what the pooled AUC says of the items alone."""
     return Biases(jnp.zeros_like(biases.users), biases.items)
+
+
+def by_counting(log: EventLog, split: Split, *, num_items: int) -> dict[str, Biases]:
+    """The floor: scorers fitted by counting, named by what they count.
+
+    Those of the training part had what a model may learn from. Those of the history counted further, up to the last
+    positive before each user's target: no floor for a model that stopped before, but what recency is worth.
+    """
+    learned, read = training(log, split), history(log, split)
+    fitted, later = (logistic_biases(log, where, num_items=num_items) for where in (learned, read))
+    pairs = training_pairs(log, split)
+    return {
+        "item count": item_count(log, learned, num_items=num_items),
+        "item rate (pairs)": item_rate(log, pairs, num_items=num_items),
+        "item rate": item_rate(log, learned, num_items=num_items),
+        "item bias": item_part(fitted),
+        "user + item bias": fitted,
+        "item bias (within users)": within_users(log, learned, num_items=num_items),
+        "item rate (history)": item_rate(log, read, num_items=num_items),
+        "item bias (history)": item_part(later),
+        "user + item bias (history)": later,
+    }
 
 
 def _before(log: EventLog, ends: np.ndarray) -> np.ndarray:
@@ -188,3 +269,52 @@ def _of_items(log: EventLog, values: np.ndarray) -> Biases:
     values = np.asarray(values, np.float32)
     values[PAD] = 0
     return Biases(jnp.zeros(log.num_users), jnp.asarray(values))
+
+
+def _exposures(log: EventLog, where: np.ndarray) -> tuple[Array, Array, Array]:
+    """Of the exposures that count, each [number]: the user, the item, and whether it was watched."""
+    chosen = np.flatnonzero(where)
+    users = jnp.asarray(np.searchsorted(log.offsets, chosen, side="right") - 1)
+    return users, jnp.asarray(log.items[chosen]), jnp.asarray(log.feedback[chosen] == WATCHED)
+
+
+def _fit(
+    losses: Callable[[Any, Array], Array],
+    start: Any,
+    key: Array,
+    *,
+    number: int,
+    epochs: int,
+    steps_per_epoch: int,
+    learning_rate: float,
+) -> Any:
+    """Minimises a mean over exposures by Adam.
+
+    Args:
+      losses: of parameters and the places [B] of some exposures: their losses [B].
+      start: the first parameters.
+      key: of the order of the exposures.
+      number: how many exposures there are; without any, the parameters stay as they are.
+      epochs: passes over the exposures.
+      steps_per_epoch: batches that a pass is cut into, whatever the number of exposures; what does not fill the last
+        one is left out of the pass.
+      learning_rate: of Adam.
+    """
+    steps = min(steps_per_epoch, number)
+    if not steps:
+        return start
+    optimizer = optax.adam(learning_rate)
+
+    def step(carry: tuple, rows: Array) -> tuple[tuple, None]:
+        params, state = carry
+        gradient = jax.grad(lambda params: jnp.mean(losses(params, rows)))(params)
+        updates, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(params, updates), state), None
+
+    def epoch(carry: tuple, key: Array) -> tuple[tuple, None]:
+        rows = jax.random.permutation(key, number)[: number // steps * steps]
+        return jax.lax.scan(step, carry, rows.reshape(steps, -1))
+
+    keys = jax.random.split(key, epochs)
+    (params, _), _ = jax.jit(lambda: jax.lax.scan(epoch, (start, optimizer.init(start)), keys))()
+    return params
