@@ -35,7 +35,7 @@ class Ranking(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """A mean in the making, so that means merge over batches and hosts."""
+    """What a mean is made of: a total, and how many it is over."""
 
     total: float
     number: int
@@ -44,10 +44,6 @@ class Sums(NamedTuple):
     def mean(self) -> float:
         """The mean of what was counted; NaN where nothing was."""
         return self.total / self.number if self.number else float("nan")
-
-    def merge(self, other: Sums) -> Sums:
-        """The sums over both."""
-        return Sums(self.total + other.total, self.number + other.number)
 
 
 def sums(values: np.ndarray) -> Sums:
@@ -145,13 +141,6 @@ def log_loss(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> np
     scores = np.asarray(scores, np.float64)
     losses = np.logaddexp(0, np.where(labels, -scores, scores))  # stable: log(1 + exp(x)) never overflows
     return _divide(np.where(where, losses, 0).sum(axis=1), where.sum(axis=1))
-
-
-def f1(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> float:
-    """F1 over all candidates of all users, a score above 0 (a probability above 1/2) being a prediction."""
-    _refuse_nan(scores, where)
-    predicted, actual = where & (np.asarray(scores) > 0), where & labels
-    return float(_divide(2.0 * (predicted & actual).sum(), predicted.sum() + actual.sum()))
 
 
 def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num_users: int) -> np.ndarray:
