@@ -199,5 +199,6 @@ def test_values_are_those_of_the_released_code(golden_dir: pathlib.Path):
         "NDCG_2": metrics.sums(metrics.ndcg(ranking)).mean,
         "LogLoss": np.average(metrics.log_loss(scores, labels, where=where), weights=counts),
     }
-    # The released code ranks float32 sigmoids and averages in float32.
-    assert ours == pytest.approx(expected, abs=1e-7)
+    # The released code ranks float32 sigmoids and averages in float32, some units in the last place of which (6e-8)
+    # depend on the data and the order of adding up.
+    assert ours == pytest.approx(expected, abs=1e-6)
