@@ -17,11 +17,11 @@ CELLS = 1 << 20  # the most candidates in a batch
 class Population(NamedTuple):
     """The users that one evaluation ranks, with a target each and a ragged list of other items."""
 
-    users: np.ndarray  # [P] int32, ascending
-    targets: np.ndarray  # [P] int32
-    others: np.ndarray  # [F] int32; those of user p are others[offsets[p]:offsets[p + 1]]
-    offsets: np.ndarray  # [P + 1] int64
-    skips: np.ndarray  # [P] int64, how many of a user's others, the first of them, the split shows around the target
+    users: np.ndarray  # [V] int32, ascending
+    targets: np.ndarray  # [V] int32
+    others: np.ndarray  # [F] int32; those of the v-th user are others[offsets[v]:offsets[v + 1]]
+    offsets: np.ndarray  # [V + 1] int64
+    skips: np.ndarray  # [V] int64, how many of a user's others, the first of them, the split shows around the target
     left_out: dict[str, int]  # users who take no part, by reason
 
 

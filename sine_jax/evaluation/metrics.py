@@ -16,16 +16,16 @@ import numpy as np
 class Ranking(NamedTuple):
     """Where the positives of each user stand among the user's negatives.
 
-    P is the most positives that a user of the batch has (1 where a single target is ranked).
+    L is the most positives that a user of the batch has (1 where a single target is ranked).
     """
 
-    above: np.ndarray  # [B, P] float64, negatives above each positive, ties halved; best positive first
-    where: np.ndarray  # [B, P] bool, True where there is a positive
+    above: np.ndarray  # [B, L] float64, negatives above each positive, ties halved; best positive first
+    where: np.ndarray  # [B, L] bool, True where there is a positive
     negatives: np.ndarray  # [B] int64, how many there are
 
     @property
     def ranks(self) -> np.ndarray:
-        """[B, P] ranks from 1; fractions where a positive ties with negatives."""
+        """[B, L] ranks from 1; fractions where a positive ties with negatives."""
         return self.above + np.arange(1, self.above.shape[1] + 1)
 
     @property
@@ -76,7 +76,7 @@ def ranking(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> Ran
     count = upto[:, -1:] if scores.shape[1] else np.zeros((len(scores), 1), np.int64)
     through = np.minimum.accumulate(np.where(ends, upto, count)[:, ::-1], axis=1)[:, ::-1]
     positive = np.take_along_axis(where & labels, order, axis=1)
-    # Positives come first and keep their order, so that column p is the (p + 1)-th best of the user.
+    # Positives come first and keep their order, so that column l is the (l + 1)-th best of the user.
     first = np.argsort(~positive, axis=1, kind="stable")[:, : max(1, int(positive.sum(axis=1).max(initial=0)))]
     above = np.take_along_axis((before + through) / 2, first, axis=1)
     return Ranking(above, np.take_along_axis(positive, first, axis=1), negative.sum(axis=1))
@@ -147,13 +147,13 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
     """AUC over the candidates of all users thrown together, laid out so that users can be resampled.
 
     Args:
-      scores: [R] raw scores of every candidate of every user.
-      labels: [R] True for positives.
-      users: [R] whose candidate it is, 0..num_users-1.
-      num_users: B.
+      scores: [F] raw scores of every candidate of every user.
+      labels: [F] True for positives.
+      users: [F] whose candidate it is, 0..num_users-1.
+      num_users: V.
 
     Returns:
-      [B] values whose mean is exactly the pooled AUC; a user's distance from that mean, over B, is the user's
+      [V] values whose mean is exactly the pooled AUC; a user's distance from that mean, over V, is the user's
       influence on it (to first order), so that an interval of the mean over users is one of the pooled AUC. All NaN
       where there is no positive or no negative at all.
 
@@ -172,7 +172,7 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
 
 
 def _share_above(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[R] the share of the reference scores above each score, ties halved; NaN against nothing."""
+    """[F] the share of the reference scores above each score, ties halved; NaN against nothing."""
     _refuse_nan(scores, np.ones(scores.shape, bool))
     reference = np.sort(reference)
     less, upto = (np.searchsorted(reference, scores, side=side) for side in ("left", "right"))

@@ -205,15 +205,15 @@ def test_what_differs_in_more_than_its_seed_stays_apart():
     values = [0.1, 0.2]
     runs = [run("a", values), run("same seed", values), run("another checkpoint", values, seed=2, checkpoint="latest")]
     runs += [simple("simple", values), simple("simple again", values), run("second seed", values, seed=3)]
-    methods = comparison.grouped(runs)
-    assert [method.runs for method in methods] == [
+    groups = comparison.grouped(runs)
+    assert [group.runs for group in groups] == [
         ("a", "second seed"),
         ("same seed",),
         ("another checkpoint",),
         ("simple",),
         ("simple again",),
     ]
-    assert methods[3].seeds == ()
+    assert groups[3].seeds == ()
 
 
 def test_holm_counts_all_runs_that_are_compared():
