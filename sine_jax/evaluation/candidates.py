@@ -111,13 +111,20 @@ def batches(
             chosen = np.full(size, -1)
             chosen[: len(rows[begin : begin + size])] = rows[begin : begin + size]
             result.append(
-                _batch(population, reading, chosen, int(widths[kind % len(widths)]), max_len - margin, num_candidates)
+                _batch(
+                    population,
+                    reading,
+                    chosen,
+                    width=int(widths[kind % len(widths)]),
+                    limit=max_len - margin,
+                    num_candidates=num_candidates,
+                )
             )
     return result
 
 
 def _batch(
-    population: Population, reading: windows.Reading, rows: np.ndarray, width: int, limit: int, num_candidates: int
+    population: Population, reading: windows.Reading, rows: np.ndarray, *, width: int, limit: int, num_candidates: int
 ) -> EvalBatch:
     """One batch of the population's rows, -1 for fillers."""
     known = rows >= 0
@@ -131,4 +138,12 @@ def _batch(
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
     labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
     skipped: Any = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
-    return EvalBatch(users, read.items, read.watched, candidates, labels, skipped, read.times)
+    return EvalBatch(
+        users=users,
+        items=read.items,
+        watched=read.watched,
+        candidates=candidates,
+        labels=labels,
+        skipped=skipped,
+        times=read.times,
+    )

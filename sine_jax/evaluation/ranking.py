@@ -53,7 +53,7 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
         batch_size=BATCH_SIZE,
         multiple_of=parallel.local_device_count(),
     )
-    return Task(protocol, chosen, population, batches, num_items)
+    return Task(protocol=protocol, split=chosen, population=population, batches=batches, num_items=num_items)
 
 
 class Evaluation(NamedTuple):
@@ -98,7 +98,7 @@ def evaluate(
         values[name] = of_biases(biases)
     factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
     values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(factors)
-    return Evaluation(part, config, task, values)
+    return Evaluation(part=part, config=config, task=task, values=values)
 
 
 def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:

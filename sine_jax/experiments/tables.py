@@ -219,7 +219,8 @@ def _train(config: Config, data: str, target: Path) -> None:
     )
     values = ranking.compile_ranking(scorers.of_model(config), task)(restored.params)
     about = {"checkpoint": "best", "step": restored.about.progress.step}
-    _write(Evaluation("test", config, task, {config.model.name: values}), dataset, target / workdir.EVALUATION, about)
+    found = Evaluation(part="test", config=config, task=task, values={config.model.name: values})
+    _write(found, dataset, target / workdir.EVALUATION, about)
     jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory
 
 
