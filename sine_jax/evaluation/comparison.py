@@ -96,9 +96,7 @@ def compare(
     refuse_unlike(runs)
     reference, *others = groups = grouped(runs)
     if not others:
-        told = (
-            f"{', '.join(reference.runs)} differ in their seed alone" if len(runs) > 1 else f"{runs[0].name} is alone"
-        )
+        told = f"{', '.join(reference.runs)} differ only in their seed" if len(runs) > 1 else f"{runs[0].name} is alone"
         raise ValueError(f"nothing to compare: {told}; name a run of another method, or another scorer by RUN:SCORER")
     differences = np.stack([np.mean(m.values, axis=0) - np.mean(reference.values, axis=0) for m in others], axis=1)
     differences = np.round(differences, DECIMALS)
@@ -145,9 +143,12 @@ def refuse_unlike(runs: Sequence[Measured]) -> None:
         pairs = {name: (_at(run.summary, path), _at(first.summary, path)) for name, path in IDENTITY.items()}
         told = [f"its {name} is {ours}, but {theirs} there" for name, (ours, theirs) in pairs.items() if ours != theirs]
         if not told and list(run.users) != list(first.users):
-            told = [f"its {len(run.users)} users are not the {len(first.users)} there; evaluate both again"]
+            told = [f"its {len(run.users)} users are not the {len(first.users)} there"]
         if told:
-            raise ValueError(f"{run.name} cannot be compared with {first.name}: {'; '.join(told)}")
+            raise ValueError(
+                f"{run.name} cannot be compared with {first.name}: {', '.join(told)}; "
+                "evaluate both on the same data set with the same options"
+            )
 
 
 def grouped(runs: Sequence[Measured]) -> list[Group]:

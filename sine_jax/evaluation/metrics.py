@@ -1,8 +1,8 @@
 """Ranking metrics: one value per user, the mean afterwards.
 
-A `Ranking` holds all that they need: how many negatives stand above each positive. Raw scores are ranked and ties are
-halved: a positive's rank is its place among the positives, plus the negatives above it, plus half of those it ties
-with. Whatever is undefined for a user (no positive, or no negative) is NaN, and is neither averaged nor counted.
+A `Ranking` holds all that they need: how many negatives stand above each positive. Raw scores are ranked, and a
+tie counts as one half: a positive's rank is its place among the positives, plus the negatives above it, plus half of
+those it ties with. Whatever is undefined for a user (no positive, or no negative) is NaN: neither averaged nor counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Ranking(NamedTuple):
     L is the most positives that a user of the batch has (1 where a single target is ranked).
     """
 
-    above: np.ndarray  # [B, L] float64, negatives above each positive, ties halved; best positive first
+    above: np.ndarray  # [B, L] float64, negatives above each positive, a tie is one half; best first
     where: np.ndarray  # [B, L] bool, True where there is a positive
     negatives: np.ndarray  # [B] int64, how many there are
 
@@ -83,7 +83,7 @@ def ranking(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> Ran
 
 
 def auc(ranking: Ranking) -> np.ndarray:
-    """[B] the share of (positive, negative) pairs in the right order, ties halved."""
+    """[B] the share of (positive, negative) pairs in the right order; a tie counts as one half."""
     above = np.where(ranking.where, ranking.above, 0).sum(axis=1)
     return 1 - _divide(above, ranking.where.sum(axis=1) * ranking.negatives)
 
@@ -172,7 +172,7 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
 
 
 def _share_above(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[F] the share of the reference scores above each score, ties halved; NaN against nothing."""
+    """[F] the share of the reference scores above each score; a tie counts as one half. NaN against nothing."""
     _refuse_nan(scores, np.ones(scores.shape, bool))
     reference = np.sort(reference)
     less, upto = (np.searchsorted(reference, scores, side=side) for side in ("left", "right"))
@@ -186,8 +186,15 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     )
 
 
+def nan_scores(bad: int, number: int) -> ValueError:
+    """What to raise where `bad` of `number` scores are NaN."""
+    return ValueError(
+        f"{bad} of {number} scores are NaN: the parameters are not finite; evaluate an earlier checkpoint"
+    )
+
+
 def _refuse_nan(scores: np.ndarray, where: np.ndarray) -> None:
     """Scores that are not numbers have no order."""
     bad = int(np.count_nonzero(np.isnan(scores) & where))
     if bad:
-        raise ValueError(f"{bad} of {int(np.count_nonzero(where))} scores are NaN: the model has diverged")
+        raise nan_scores(bad, int(np.count_nonzero(where)))

@@ -107,10 +107,11 @@ def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Valu
     cutoffs, parts = task.protocol.cutoffs, []
     for batch, standings in zip(task.batches, outputs, strict=True):
         known = np.asarray(batch.users)[:, None] >= 0
+        unseen: Any = standings.unseen  # numpy by now
         bad = int(np.asarray(standings.nan)[known[:, 0]].sum())
         if bad:
-            raise ValueError(f"{bad} scores are NaN: the model has diverged")
-        unseen: Any = standings.unseen  # numpy by now
+            number = unseen.number[known[:, 0]].sum() + np.count_nonzero(batch.labels | batch.skipped)
+            raise metrics.nan_scores(bad, int(number))
         shown: Any = standings.shown
         skipped = np.asarray(batch.skipped)
         above = unseen.greater + unseen.equal / 2

@@ -43,7 +43,10 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
     chosen = splits.split(log, config.data)._asdict()[part]
     population = protocol.population(log, chosen)
     if not len(population.users):
-        raise ValueError(f"no user takes part in the {part} split: {population.left_out}")
+        why = ", ".join(f"{count} with {reason}" for reason, count in population.left_out.items())
+        raise ValueError(
+            f"part={part}: no user takes part ({why}); split the log otherwise, or take one with more that was watched"
+        )
     later = splits.Splits._fields.index(part)  # the released window grows by a column from validation to test
     batches = candidates.batches(
         population,

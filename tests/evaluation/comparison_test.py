@@ -247,7 +247,9 @@ def test_runs_of_another_evaluation_are_refused_with_the_field_and_both_values(f
     other = {**SUMMARY, "data": dict(SUMMARY["data"])}
     at = other["data"] if path else other
     before, at[last] = at[last], "another"
-    with pytest.raises(ValueError, match=f"^b cannot be compared with a: its {field} is another, but {before} there$"):
+    with pytest.raises(
+        ValueError, match=f"^b cannot be compared with a: its {field} is another, but {before} there; evaluate both"
+    ):
         compared(run("a", [0.1]), simple("b", [0.2], summary=other))
 
 
@@ -263,7 +265,7 @@ def test_windows_of_another_margin_may_be_compared():
 
 
 def test_nothing_to_compare_is_said():
-    with pytest.raises(ValueError, match="nothing to compare: a, b differ in their seed alone"):
+    with pytest.raises(ValueError, match="nothing to compare: a, b differ only in their seed"):
         comparison.compare([run("a", [0.1]), run("b", [0.2], seed=2)], metric="gauc")
     with pytest.raises(ValueError, match="nothing to compare: a is alone"):
         comparison.compare([run("a", [0.1])], metric="gauc")

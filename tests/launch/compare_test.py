@@ -101,7 +101,10 @@ def test_a_mistake_is_one_line_with_its_remedy(runs):
         == "-c: error: name at least two: RUN RUN ..., each a run's folder or RUN:SCORER\n"
     )
     (line,) = compared(runs, "a-1", "other", fails=True).splitlines()
-    assert line.endswith("other cannot be compared with a-1: its data.candidates is before_target, but released there")
+    assert line.endswith(
+        "other cannot be compared with a-1: its data.candidates is before_target, but released there; "
+        "evaluate both on the same data set with the same options"
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,9 +112,13 @@ def test_a_mistake_is_one_line_with_its_remedy(runs):
     [
         ("nowhere", {}, "nowhere: no such folder"),
         ("nowhere:item bias", {}, "nowhere:item bias: no such folder"),
-        ("a-1:bias", {}, "a-1 has no scorer 'bias'; write .*a-1:SCORER with one of SINE, random, item count"),
-        ("counting", {}, "counting has no model, only simple scorers; write .*counting:SCORER with one of random"),
-        ("a-1", {"metric": "f1"}, "a-1 has no 'f1' in test, exposed; there are auc, user_auc"),
+        ("a-1:bias", {}, "a-1: there is no scorer 'bias'; write .*a-1:SCORER with one of SINE, random, item count"),
+        (
+            "counting",
+            {},
+            "counting: there is no model, only simple scorers; write .*counting:SCORER with one of random",
+        ),
+        ("a-1", {"metric": "f1"}, "a-1: there is no metric 'f1' in test, exposed; choose one of auc, user_auc"),
         (
             "a-1",
             {"protocol": "full"},
