@@ -9,6 +9,7 @@ import numpy as np
 from sine_jax.batches import windows
 from sine_jax.types import PAD, SKIPPED, EvalBatch, EventLog, Split
 
+# Conventions, not tuned. More widths would pad less and compile more shapes; CELLS bounds the memory of a batch.
 HALVED = 3  # times that the widest history is halved, for users with shorter ones
 NARROW = 16  # candidates of most users; the widths above are this times a power of 4
 CELLS = 1 << 20  # the most candidates in a batch

@@ -28,6 +28,8 @@ import scipy.optimize
 
 from sine_jax.types import PAD, SKIPPED, WATCHED, Array, EventLog, Split
 
+PRIOR_PAIRS = 600_000  # a convention, not tuned: from that many pairs on, the prior of `within_users` grows with them
+
 
 class Biases(NamedTuple):
     """A scorer `users[u] + items[i]`."""
@@ -141,7 +143,8 @@ def within_users(
       where: [E] which of them count.
       num_items: N.
       reach: exposures between the two, at most.
-      shrinkage: precision of the prior, per 600,000 pairs.
+      shrinkage: precision of the prior, for up to `PRIOR_PAIRS` pairs; beyond, it grows as the pairs do. Its default
+        and that of `reach` are conventions: no search over them is recorded.
 
     References:
       Bradley and Terry, "Rank Analysis of Incomplete Block Designs", Biometrika 39 (1952).
@@ -158,7 +161,7 @@ def within_users(
     pairs, counted = np.unique(np.concatenate(keys), return_counts=True)
     preferred, other = (jnp.asarray(part.astype(np.int32)) for part in np.divmod(pairs, num_items + 1))
     weights = jnp.asarray(counted, jnp.float32)
-    prior = shrinkage * max(float(weights.sum()) / 600_000, 1.0)
+    prior = shrinkage * max(float(weights.sum()) / PRIOR_PAIRS, 1.0)
 
     def loss(biases: Array) -> Array:
         margins = biases[preferred] - biases[other]
