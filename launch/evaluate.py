@@ -33,7 +33,7 @@ from launch.app import launch_app
 from sine_jax import config as configs
 from sine_jax import run as runs
 from sine_jax.data import datasets
-from sine_jax.evaluation import protocols, report
+from sine_jax.evaluation import protocols, ranking, report
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; without it, the simple scorers of --data alone.")
 DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; the run's own by default.")
@@ -70,11 +70,11 @@ def main() -> None:
         about = {"checkpoint": CHECKPOINT.value, "step": restored.about.progress.step}
     if CANDIDATES.value is not None:
         chosen["data.candidates"] = CANDIDATES.value
-    found = protocols.evaluate(
+    found = ranking.evaluate(
         dataset.log,
-        configs.replace(config, chosen),
+        config=configs.replace(config, chosen),
         num_items=dataset.info.num_items,
-        split=SPLIT.value,
+        part=SPLIT.value,
         protocol=protocols.PROTOCOLS[PROTOCOL.value],
         models=models,
     )

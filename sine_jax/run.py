@@ -20,7 +20,7 @@ from sine_jax.checkpoints import About, Progress
 from sine_jax.config import Config
 from sine_jax.data import datasets, splits
 from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import counting, protocols, scorers
+from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
 
@@ -58,7 +58,8 @@ def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()
       Where the run stands.
 
     Raises:
-      ValueError: the workdir cannot be written or holds another run, the data cannot be used, or training diverged.
+      ValueError: the workdir cannot be written or holds another run, or the data cannot be used.
+      training.Diverged: a loss, a term of it or a norm is not a finite number.
     """
     configs.validate(config)
     dataset = datasets.load(data)
@@ -98,19 +99,19 @@ def prepare(config: Config, dataset: Dataset) -> Setup:
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * strata.num_steps)
     pipelines = {"resident": training.resident_epoch, "streamed": training.streamed_epoch}
     named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
-    task = protocols.prepare(dataset.log, config, num_items=num_items, split="valid", protocol=protocols.EXPOSED)
-    measured = protocols.measure(scorers.of_model(config), task)
+    task = ranking.lay_out(dataset.log, config=config, num_items=num_items, part="valid", protocol=protocols.EXPOSED)
+    measured = ranking.compile_ranking(scorers.of_model(config), task)
 
     def initial() -> TrainState:
         prior = None
         if config.model.item_bias_init == "counted":
-            learned = counting.training(dataset.log, split)
-            prior = counting.within_users(dataset.log, learned, num_items=num_items).items
+            learned = simple_scorers.training(dataset.log, split)
+            prior = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
         return training.init_state(config, tx, num_items=num_items, item_bias=prior)
 
     return Setup(
         run_epoch=named[config.train.pipeline](config, source, strata, tx, num_items=num_items),
-        validate=lambda params: protocols.means(measured(params)),
+        validate=lambda params: ranking.means(measured(params)),
         initial=initial,
         blank=lambda: training.init_state(config, tx, num_items=num_items),
         steps_per_epoch=strata.num_steps,
@@ -225,7 +226,7 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> Non
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
         kept = f"the checkpoints up to epoch {at.epoch} are kept" if at.epoch else "there is no checkpoint yet"
-        raise ValueError(
+        raise training.Diverged(
             f"training diverged at step {step}: {shown}; {kept}. Lower optimizer.learning_rate or set "
             "optimizer.clip_norm, in another workdir"
         )

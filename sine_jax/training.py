@@ -23,6 +23,10 @@ Receive = Callable[[Report], None]
 RunEpoch = Callable[["TrainState", int, Receive], "TrainState"]
 
 
+class Diverged(ValueError):
+    """A loss, a term of it or a norm is not a finite number: training cannot go on from there."""
+
+
 class TrainState(NamedTuple):
     """All that training changes."""
 

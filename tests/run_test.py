@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import presets, run, workdir
+from sine_jax import presets, run, training, workdir
 from sine_jax.checkpoints import Progress
 from sine_jax.data import datasets, preparation, sources, synthetic
 
@@ -126,7 +126,7 @@ def test_another_data_set_is_refused_for_training_and_for_evaluation(whole, tmp_
 
 def test_divergence_stops_with_step_and_terms(data, tmp_path):
     config = configured(optimizer__learning_rate=1e38)
-    with pytest.raises(ValueError, match=r"diverged at step \d+: .*loss=.*no checkpoint yet.*learning_rate"):
+    with pytest.raises(training.Diverged, match=r"diverged at step \d+: .*loss=.*no checkpoint yet.*learning_rate"):
         run.train(config, data, str(tmp_path))
     assert all(math.isfinite(line["loss"]) for line in records(tmp_path))
 

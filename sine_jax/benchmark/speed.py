@@ -23,7 +23,7 @@ from sine_jax.benchmark.hardware import Hardware
 from sine_jax.config import Config
 from sine_jax.data import splits
 from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import protocols, scorers
+from sine_jax.evaluation import protocols, ranking, scorers
 
 
 class Figure(NamedTuple):
@@ -142,14 +142,14 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
         num_items = dataset.info.num_items
         hardware.forget_peak_memory()
 
-        def prepare() -> protocols.Task:
-            return protocols.prepare(dataset.log, config, num_items=num_items, split="test", protocol=protocol)
+        def lay_out() -> protocols.Task:
+            return ranking.lay_out(dataset.log, config=config, num_items=num_items, part="test", protocol=protocol)
 
-        task = prepare()
-        ranked = protocols.measure(scorers.of_model(config), task)
+        task = lay_out()
+        ranked = ranking.compile_ranking(scorers.of_model(config), task)
         params = model.init(jax.random.key(0), config, num_items)
         compiling = _seconds(lambda: ranked(params))
-        laid_out = [_seconds(prepare) for _ in range(bench.repeats)]
+        laid_out = [_seconds(lay_out) for _ in range(bench.repeats)]
         seconds = [_seconds(lambda: ranked(params)) for _ in range(bench.repeats)]
         whole = [a + b for a, b in zip(laid_out, seconds, strict=True)]
         return {

@@ -9,6 +9,7 @@ import numpy as np
 from sine_jax.batches import windows
 from sine_jax.types import PAD, SKIPPED, EvalBatch, EventLog, Split
 
+# Conventions, not tuned. More widths would pad less and compile more shapes; CELLS bounds the memory of a batch.
 HALVED = 3  # times that the widest history is halved, for users with shorter ones
 NARROW = 16  # candidates of most users; the widths above are this times a power of 4
 CELLS = 1 << 20  # the most candidates in a batch
@@ -17,11 +18,11 @@ CELLS = 1 << 20  # the most candidates in a batch
 class Population(NamedTuple):
     """The users that one evaluation ranks, with a target each and a ragged list of other items."""
 
-    users: np.ndarray  # [P] int32, ascending
-    targets: np.ndarray  # [P] int32
-    others: np.ndarray  # [F] int32; those of user p are others[offsets[p]:offsets[p + 1]]
-    offsets: np.ndarray  # [P + 1] int64
-    skips: np.ndarray  # [P] int64, how many of a user's others, the first of them, the split shows around the target
+    users: np.ndarray  # [V] int32, ascending
+    targets: np.ndarray  # [V] int32
+    others: np.ndarray  # [F] int32; those of the v-th user are others[offsets[v]:offsets[v + 1]]
+    offsets: np.ndarray  # [V + 1] int64
+    skips: np.ndarray  # [V] int64, how many of a user's others, the first of them, the split shows around the target
     left_out: dict[str, int]  # users who take no part, by reason
 
 
@@ -111,13 +112,20 @@ def batches(
             chosen = np.full(size, -1)
             chosen[: len(rows[begin : begin + size])] = rows[begin : begin + size]
             result.append(
-                _batch(population, reading, chosen, int(widths[kind % len(widths)]), max_len - margin, num_candidates)
+                _batch(
+                    population,
+                    reading,
+                    chosen,
+                    width=int(widths[kind % len(widths)]),
+                    limit=max_len - margin,
+                    num_candidates=num_candidates,
+                )
             )
     return result
 
 
 def _batch(
-    population: Population, reading: windows.Reading, rows: np.ndarray, width: int, limit: int, num_candidates: int
+    population: Population, reading: windows.Reading, rows: np.ndarray, *, width: int, limit: int, num_candidates: int
 ) -> EvalBatch:
     """One batch of the population's rows, -1 for fillers."""
     known = rows >= 0
@@ -131,4 +139,12 @@ def _batch(
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
     labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
     skipped: Any = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
-    return EvalBatch(users, read.items, read.watched, candidates, labels, skipped, read.times)
+    return EvalBatch(
+        users=users,
+        items=read.items,
+        watched=read.watched,
+        candidates=candidates,
+        labels=labels,
+        skipped=skipped,
+        times=read.times,
+    )

@@ -59,22 +59,22 @@ class Measured(NamedTuple):
     config: Config | None  # of a model; None for what is not trained
     checkpoint: str | None  # `best`, `latest` or a step; None for what is not trained
     summary: Mapping[str, Any]  # of the evaluation
-    users: Sequence[Any]  # [P] external ids
-    values: np.ndarray  # [P] of one metric, NaN where it is not defined for a user
+    users: Sequence[Any]  # [V] external ids
+    values: np.ndarray  # [V] of one metric, NaN where it is not defined for a user
 
 
-class Method(NamedTuple):
-    """Runs that differ in their seed alone."""
+class Group(NamedTuple):
+    """Runs of one method: they differ in their seed alone."""
 
     name: str  # of the first run
     scorer: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]  # none for what is not trained
-    values: np.ndarray  # [S, P] by run and user
+    values: np.ndarray  # [J, V] by run and user
 
     @property
     def means(self) -> np.ndarray:
-        """[S] each run's mean over the users it is defined for; NaN where there are none."""
+        """[J] each run's mean over the users it is defined for; NaN where there are none."""
         return np.array([np.mean(v[~np.isnan(v)]) if (~np.isnan(v)).any() else np.nan for v in self.values])
 
 
@@ -94,11 +94,9 @@ def compare(
       ValueError: runs were not evaluated on the same, or there is nothing to compare.
     """
     refuse_unlike(runs)
-    reference, *others = methods = grouped(runs)
+    reference, *others = groups = grouped(runs)
     if not others:
-        told = (
-            f"{', '.join(reference.runs)} differ in their seed alone" if len(runs) > 1 else f"{runs[0].name} is alone"
-        )
+        told = f"{', '.join(reference.runs)} differ only in their seed" if len(runs) > 1 else f"{runs[0].name} is alone"
         raise ValueError(f"nothing to compare: {told}; name a run of another method, or another scorer by RUN:SCORER")
     differences = np.stack([np.mean(m.values, axis=0) - np.mean(reference.values, axis=0) for m in others], axis=1)
     differences = np.round(differences, DECIMALS)
@@ -108,17 +106,17 @@ def compare(
         tests["wilcoxon"] = np.array([wilcoxon(column) for column in differences.T])
     adjusted = {name: holm(p) for name, p in tests.items()}
     comparisons = []
-    for column, (method, found) in enumerate(zip(others, differences.T, strict=True)):
+    for column, (group, found) in enumerate(zip(others, differences.T, strict=True)):
         paired = found[~np.isnan(found)]
         comparisons.append(
             {
-                "method": method.name,
+                "method": group.name,
                 "users": len(paired),
                 "users_without_both": len(found) - len(paired),
                 "difference": _number(np.mean(paired) if len(paired) else np.nan),
                 "low": _number(low[column]),
                 "high": _number(high[column]),
-                "seeds_error": _seeds_error(reference, method),
+                "seeds_error": _seeds_error(reference, group),
                 **{name: _number(p[column]) for name, p in tests.items()},
                 **{f"{name}_holm": _number(p[column]) for name, p in adjusted.items()},
             }
@@ -127,7 +125,7 @@ def compare(
         "metric": metric,
         **{name: runs[0].summary.get(name) for name in ("fingerprint", "split", "protocol", "data")},
         "against": reference.name,
-        "methods": [_described(method) for method in methods],
+        "methods": [_described(group) for group in groups],
         "comparisons": comparisons,
         "interval": {"level": LEVEL, "over": "users", "resamples": resamples, "seed": seed},
         "permutation": {"draws": draws, "all signs up to": ENUMERATED, "seed": seed},
@@ -145,25 +143,27 @@ def refuse_unlike(runs: Sequence[Measured]) -> None:
         pairs = {name: (_at(run.summary, path), _at(first.summary, path)) for name, path in IDENTITY.items()}
         told = [f"its {name} is {ours}, but {theirs} there" for name, (ours, theirs) in pairs.items() if ours != theirs]
         if not told and list(run.users) != list(first.users):
-            told = [f"its {len(run.users)} users are not the {len(first.users)} there; evaluate both again"]
+            told = [f"its {len(run.users)} users are not the {len(first.users)} there"]
         if told:
-            raise ValueError(f"{run.name} cannot be compared with {first.name}: {'; '.join(told)}")
+            raise ValueError(
+                f"{run.name} cannot be compared with {first.name}: {', '.join(told)}; "
+                "evaluate both on the same data set with the same options"
+            )
 
 
-def grouped(runs: Sequence[Measured]) -> list[Method]:
-    """Puts runs that differ in their seed alone together; a seed that comes again is a method of its own."""
+def grouped(runs: Sequence[Measured]) -> list[Group]:
+    """Puts runs that differ in their seed alone together; a seed that comes again begins a group of its own."""
     groups: dict[Any, list[Measured]] = {}
     for run in runs:
         key = (run.scorer, run.checkpoint, run.config and configs.replace(run.config, {"train.seed": 0}))
-        for (
-            again
-        ) in itertools.count():  # the same seed twice is the same draw, or a change that the record does not show
+        # The same seed twice is the same draw, or a change that the record does not show.
+        for again in itertools.count():
             members = groups.setdefault((key, again), [])
             if all(run.config and m.config and m.config.train.seed != run.config.train.seed for m in members):
                 members.append(run)
                 break
     return [
-        Method(
+        Group(
             name=members[0].name,
             scorer=members[0].scorer,
             runs=tuple(run.name for run in members),
@@ -178,7 +178,7 @@ def wilcoxon(differences: np.ndarray) -> float:
     """The signed-rank test's two-sided p; zeros are left out, ties share their ranks.
 
     Args:
-      differences: [P] by user; NaN does not count.
+      differences: [V] by user; NaN does not count.
 
     Returns:
       1 where every difference is 0, NaN where there is none.
@@ -194,12 +194,12 @@ def sign_flips(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) ->
     """Two-sided p of each mean among those with other signs: exact for few differences, else from shared draws.
 
     Args:
-      differences: [P, M] by user and comparison; NaN does not count.
+      differences: [V, G] by user and comparison; NaN does not count.
       draws: how many ways to put the signs are drawn where not all are tried.
       seed: of the draws.
 
     Returns:
-      [M]; 1 where every difference is 0, NaN where there is none.
+      [G]; 1 where every difference is 0, NaN where there is none.
     """
     filled = np.where(np.isnan(differences), 0, differences)
     least = np.abs(filled.sum(axis=0)) - 1e-9 * np.abs(filled).sum(axis=0)  # sums in another order round otherwise
@@ -219,7 +219,7 @@ def sign_flips(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) ->
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Adjusts p-values [M] so that the chance of any false claim among them stays what each one says.
+    """Adjusts p-values [G] so that the chance of any false claim among them stays what each one says.
 
     NaN is no test, and stays NaN.
     """
@@ -230,14 +230,14 @@ def holm(p: np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _described(method: Method) -> dict[str, Any]:
-    """A method's mean and users, and how its runs' means spread over seeds."""
-    values, means = np.mean(method.values, axis=0), method.means
+def _described(group: Group) -> dict[str, Any]:
+    """A group's mean and users, and how its runs' means spread over seeds."""
+    values, means = np.mean(group.values, axis=0), group.means
     return {
-        "name": method.name,
-        "scorer": method.scorer,
-        "runs": list(method.runs),
-        "seeds": list(method.seeds),
+        "name": group.name,
+        "scorer": group.scorer,
+        "runs": list(group.runs),
+        "seeds": list(group.seeds),
         "users": int(np.count_nonzero(~np.isnan(values))),
         "mean": _number(means.mean()),
         "run_means": [_number(mean) for mean in means],
@@ -246,8 +246,8 @@ def _described(method: Method) -> dict[str, Any]:
     }
 
 
-def _seeds_error(a: Method, b: Method) -> float | None:
-    """The standard error of the difference of two methods' means over seeds; None where one has a single run."""
+def _seeds_error(a: Group, b: Group) -> float | None:
+    """The standard error of the difference of two groups' means over seeds; None where one has a single run."""
     if min(len(a.values), len(b.values)) < 2:
         return None
     return _number(np.sqrt(sum(m.means.var(ddof=1) / len(m.means) for m in (a, b))))

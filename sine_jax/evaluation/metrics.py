@@ -1,8 +1,8 @@
 """Ranking metrics: one value per user, the mean afterwards.
 
-A `Ranking` holds all that they need: how many negatives stand above each positive. Raw scores are ranked and ties are
-halved: a positive's rank is its place among the positives, plus the negatives above it, plus half of those it ties
-with. Whatever is undefined for a user (no positive, or no negative) is NaN, and is neither averaged nor counted.
+A `Ranking` holds all that they need: how many negatives stand above each positive. Raw scores are ranked, and a
+tie counts as one half: a positive's rank is its place among the positives, plus the negatives above it, plus half of
+those it ties with. Whatever is undefined for a user (no positive, or no negative) is NaN: neither averaged nor counted.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 class Ranking(NamedTuple):
     """Where the positives of each user stand among the user's negatives.
 
-    P is the most positives that a user of the batch has (1 where a single target is ranked).
+    L is the most positives that a user of the batch has (1 where a single target is ranked).
     """
 
-    above: np.ndarray  # [B, P] float64, negatives above each positive, ties halved; best positive first
-    where: np.ndarray  # [B, P] bool, True where there is a positive
+    above: np.ndarray  # [B, L] float64, negatives above each positive, a tie is one half; best first
+    where: np.ndarray  # [B, L] bool, True where there is a positive
     negatives: np.ndarray  # [B] int64, how many there are
 
     @property
     def ranks(self) -> np.ndarray:
-        """[B, P] ranks from 1; fractions where a positive ties with negatives."""
+        """[B, L] ranks from 1; fractions where a positive ties with negatives."""
         return self.above + np.arange(1, self.above.shape[1] + 1)
 
     @property
@@ -35,7 +35,7 @@ class Ranking(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """A mean in the making, so that means merge over batches and hosts."""
+    """What a mean is made of: a total, and how many it is over."""
 
     total: float
     number: int
@@ -44,10 +44,6 @@ class Sums(NamedTuple):
     def mean(self) -> float:
         """The mean of what was counted; NaN where nothing was."""
         return self.total / self.number if self.number else float("nan")
-
-    def merge(self, other: Sums) -> Sums:
-        """The sums over both."""
-        return Sums(self.total + other.total, self.number + other.number)
 
 
 def sums(values: np.ndarray) -> Sums:
@@ -80,14 +76,14 @@ def ranking(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> Ran
     count = upto[:, -1:] if scores.shape[1] else np.zeros((len(scores), 1), np.int64)
     through = np.minimum.accumulate(np.where(ends, upto, count)[:, ::-1], axis=1)[:, ::-1]
     positive = np.take_along_axis(where & labels, order, axis=1)
-    # Positives come first and keep their order, so that column p is the (p + 1)-th best of the user.
+    # Positives come first and keep their order, so that column l is the (l + 1)-th best of the user.
     first = np.argsort(~positive, axis=1, kind="stable")[:, : max(1, int(positive.sum(axis=1).max(initial=0)))]
     above = np.take_along_axis((before + through) / 2, first, axis=1)
     return Ranking(above, np.take_along_axis(positive, first, axis=1), negative.sum(axis=1))
 
 
 def auc(ranking: Ranking) -> np.ndarray:
-    """[B] the share of (positive, negative) pairs in the right order, ties halved."""
+    """[B] the share of (positive, negative) pairs in the right order; a tie counts as one half."""
     above = np.where(ranking.where, ranking.above, 0).sum(axis=1)
     return 1 - _divide(above, ranking.where.sum(axis=1) * ranking.negatives)
 
@@ -147,24 +143,17 @@ def log_loss(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> np
     return _divide(np.where(where, losses, 0).sum(axis=1), where.sum(axis=1))
 
 
-def f1(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> float:
-    """F1 over all candidates of all users, a score above 0 (a probability above 1/2) being a prediction."""
-    _refuse_nan(scores, where)
-    predicted, actual = where & (np.asarray(scores) > 0), where & labels
-    return float(_divide(2.0 * (predicted & actual).sum(), predicted.sum() + actual.sum()))
-
-
 def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num_users: int) -> np.ndarray:
     """AUC over the candidates of all users thrown together, laid out so that users can be resampled.
 
     Args:
-      scores: [R] raw scores of every candidate of every user.
-      labels: [R] True for positives.
-      users: [R] whose candidate it is, 0..num_users-1.
-      num_users: B.
+      scores: [F] raw scores of every candidate of every user.
+      labels: [F] True for positives.
+      users: [F] whose candidate it is, 0..num_users-1.
+      num_users: V.
 
     Returns:
-      [B] values whose mean is exactly the pooled AUC; a user's distance from that mean, over B, is the user's
+      [V] values whose mean is exactly the pooled AUC; a user's distance from that mean, over V, is the user's
       influence on it (to first order), so that an interval of the mean over users is one of the pooled AUC. All NaN
       where there is no positive or no negative at all.
 
@@ -183,7 +172,7 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
 
 
 def _share_above(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[R] the share of the reference scores above each score, ties halved; NaN against nothing."""
+    """[F] the share of the reference scores above each score; a tie counts as one half. NaN against nothing."""
     _refuse_nan(scores, np.ones(scores.shape, bool))
     reference = np.sort(reference)
     less, upto = (np.searchsorted(reference, scores, side=side) for side in ("left", "right"))
@@ -197,8 +186,15 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     )
 
 
+def nan_scores(bad: int, number: int) -> ValueError:
+    """What to raise where `bad` of `number` scores are NaN."""
+    return ValueError(
+        f"{bad} of {number} scores are NaN: the parameters are not finite; evaluate an earlier checkpoint"
+    )
+
+
 def _refuse_nan(scores: np.ndarray, where: np.ndarray) -> None:
     """Scores that are not numbers have no order."""
     bad = int(np.count_nonzero(np.isnan(scores) & where))
     if bad:
-        raise ValueError(f"{bad} of {int(np.count_nonzero(where))} scores are NaN: the model has diverged")
+        raise nan_scores(bad, int(np.count_nonzero(where)))

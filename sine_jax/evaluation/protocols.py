@@ -1,33 +1,19 @@
-"""Evaluation: every user's target is ranked once, by any scorer, under a named protocol.
-
-What does not depend on parameters is prepared once (`prepare`), a scorer is compiled on it once (`measure`), and what
-comes back takes parameters as often as wanted: validation between epochs and the final report share this path.
-
-    task = prepare(log, config, num_items=N, split="valid", protocol=EXPOSED)
-    validate = measure(scorers.of_model(config), task)
-    means(validate(params))["gauc"]
-"""
+"""The protocols of an evaluation: who is ranked, against what, and which metrics come of the outputs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sine_jax import parallel
-from sine_jax.batches import windows
-from sine_jax.config import Config
-from sine_jax.data import splits
-from sine_jax.evaluation import candidates, catalogue, counting, factorisation, metrics, scorers
+from sine_jax.evaluation import candidates, catalogue, metrics
 from sine_jax.evaluation.candidates import Population
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.types import PAD, Array, EvalBatch, EventLog, Split
 
-BATCH_SIZE = 256  # users ranked at once
-
-Values = dict[str, np.ndarray]  # [P] per metric, NaN where it is not defined for a user
+Values = dict[str, np.ndarray]  # [V] per metric, NaN where it is not defined for a user
 
 
 class Protocol(NamedTuple):
@@ -49,124 +35,6 @@ class Task(NamedTuple):
     population: Population
     batches: list[EvalBatch]
     num_items: int
-
-
-def prepare(log: EventLog, config: Config, *, num_items: int, split: str, protocol: Protocol) -> Task:
-    """Makes the batches of an evaluation.
-
-    Args:
-      log: the exposures.
-      config: its `data` says how the log is split and what is ranked, its `model` how histories are read.
-      num_items: N.
-      split: `valid` or `test`, a field of `splits.Splits`.
-      protocol: `EXPOSED` or `FULL`.
-
-    Raises:
-      ValueError: nobody has a target.
-    """
-    chosen = splits.split(log, config.data)._asdict()[split]
-    population = protocol.population(log, chosen)
-    if not len(population.users):
-        raise ValueError(f"no user takes part in the {split} split: {population.left_out}")
-    later = splits.Splits._fields.index(split)  # the released window grows by a column from validation to test
-    batches = candidates.batches(
-        population,
-        windows.of_config(log, chosen, config),
-        max_len=config.model.max_len,
-        margin=max(config.data.window_margin - later, 0),
-        batch_size=BATCH_SIZE,
-        multiple_of=parallel.local_device_count(),
-    )
-    return Task(protocol, chosen, population, batches, num_items)
-
-
-class Evaluation(NamedTuple):
-    """What an evaluation found."""
-
-    split: str
-    config: Config
-    task: Task
-    values: dict[str, Values]  # by scorer
-
-
-def evaluate(
-    log: EventLog,
-    config: Config,
-    *,
-    num_items: int,
-    split: str,
-    protocol: Protocol,
-    models: Mapping[str, Any] | None = None,
-) -> Evaluation:
-    """Ranks a split by models and by the simple scorers, over one population.
-
-    Args:
-      log: the exposures.
-      config: of the models, and how the log is split and what is ranked.
-      num_items: N.
-      split: `valid` or `test`.
-      protocol: `EXPOSED` or `FULL`.
-      models: parameters of `model.init` by the name that the report gives them; none for the simple scorers alone.
-
-    Raises:
-      ValueError: nobody has a target, or a score is NaN.
-    """
-    task = prepare(log, config, num_items=num_items, split=split, protocol=protocol)
-    values: dict[str, Values] = {}
-    if models:
-        validate = measure(scorers.of_model(config), task)
-        values = {name: validate(params) for name, params in models.items()}
-    values["random"] = measure(scorers.at_random(), task)(np.uint32(0))
-    by_counting = measure(scorers.of_biases(), task)
-    for name, biases in simple_scorers(log, task.split, num_items=num_items).items():
-        values[name] = by_counting(biases)
-    factors = factorisation.factorise(log, counting.training(log, task.split), num_items=num_items)
-    values["matrix factorisation"] = measure(scorers.of_factors(), task)(factors)
-    return Evaluation(split, config, task, values)
-
-
-def measure(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
-    """Compiles a scorer for a task, on all devices of this process.
-
-    Returns:
-      A function of the scorer's parameters: each metric's value per user of the population. It compiles at its first
-      call and never again. It raises ValueError where a score is NaN.
-    """
-    run = parallel.map_rows(task.protocol.rank(scorer, task.num_items))
-
-    def measured(params: Any) -> Values:
-        params = parallel.replicate(params)
-        outputs = [run(params, parallel.shard(batch)) for batch in task.batches]
-        return task.protocol.values(task, [parallel.unshard(output) for output in outputs])
-
-    return measured
-
-
-def means(values: Values) -> dict[str, float]:
-    """The mean of each metric over the users it is defined for."""
-    return {name: metrics.sums(column).mean for name, column in values.items()}
-
-
-def simple_scorers(log: EventLog, split: Split, *, num_items: int) -> dict[str, counting.Biases]:
-    """The floor: scorers fitted by counting, named by what they count.
-
-    Those of the training part had what a model may learn from. Those of the history counted further, up to the last
-    positive before each user's target: no floor for a model that stopped before, but what recency is worth.
-    """
-    learned, read = counting.training(log, split), counting.history(log, split)
-    fitted, later = (counting.logistic_biases(log, where, num_items=num_items) for where in (learned, read))
-    pairs = counting.training_pairs(log, split)
-    return {
-        "item count": counting.item_count(log, learned, num_items=num_items),
-        "item rate (pairs)": counting.item_rate(log, pairs, num_items=num_items),
-        "item rate": counting.item_rate(log, learned, num_items=num_items),
-        "item bias": counting.item_part(fitted),
-        "user + item bias": fitted,
-        "item bias (within users)": counting.within_users(log, learned, num_items=num_items),
-        "item rate (history)": counting.item_rate(log, read, num_items=num_items),
-        "item bias (history)": counting.item_part(later),
-        "user + item bias (history)": later,
-    }
 
 
 def _by_rank(ranking: metrics.Ranking, cutoffs: tuple[int, ...]) -> Values:
@@ -239,10 +107,11 @@ def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Valu
     cutoffs, parts = task.protocol.cutoffs, []
     for batch, standings in zip(task.batches, outputs, strict=True):
         known = np.asarray(batch.users)[:, None] >= 0
+        unseen: Any = standings.unseen  # numpy by now
         bad = int(np.asarray(standings.nan)[known[:, 0]].sum())
         if bad:
-            raise ValueError(f"{bad} scores are NaN: the model has diverged")
-        unseen: Any = standings.unseen  # numpy by now
+            number = unseen.number[known[:, 0]].sum() + np.count_nonzero(batch.labels | batch.skipped)
+            raise metrics.nan_scores(bad, int(number))
         shown: Any = standings.shown
         skipped = np.asarray(batch.skipped)
         above = unseen.greater + unseen.equal / 2

@@ -19,7 +19,7 @@ from sine_jax import config as configs
 from sine_jax import workdir
 from sine_jax.evaluation import bootstrap, metrics
 from sine_jax.evaluation.comparison import Measured
-from sine_jax.evaluation.protocols import Evaluation
+from sine_jax.evaluation.ranking import Evaluation
 
 # In this order, as many as fit; `@` stands for the first cut-off. What skips get by themselves is in the gap.
 SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
@@ -50,7 +50,7 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
     return {
         "protocol": protocol.name,
         "against": protocol.against,
-        "split": evaluation.split,
+        "split": evaluation.part,
         "data": dataclasses.asdict(evaluation.config.data),
         "config": dataclasses.asdict(evaluation.config),
         "users": len(population.users),
@@ -78,7 +78,7 @@ def write(
     Returns:
       Both paths.
     """
-    stem = Path(folder) / f"{evaluation.split}_{evaluation.task.protocol.name}"
+    stem = Path(folder) / f"{evaluation.part}_{evaluation.task.protocol.name}"
     stem.parent.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(
         {
@@ -115,7 +115,8 @@ def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[
     try:
         return json.loads(file.read_text()), pl.read_parquet(per_user)
     except (json.JSONDecodeError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise ValueError(f"{stem}: .json or .parquet is damaged ({error}); evaluate again") from error
+        why = " ".join(str(error).split())
+        raise ValueError(f"{stem}: .json or .parquet is damaged ({why}); evaluate again") from error
 
 
 def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measured:
@@ -146,12 +147,13 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
     models = scorers[:1] if "checkpoint" in summary else []  # an evaluation begins with the model, where there is one
     named, scorer = scorer, scorer or next(iter(models), "")
     if scorer not in scorers:
-        wrong = f"no scorer {scorer!r}" if scorer else "no model, only simple scorers"
-        raise ValueError(f"{folder} has {wrong}; write {folder}:SCORER with one of {', '.join(scorers)}")
+        wrong = f"there is no scorer {scorer!r}" if scorer else "there is no model, only simple scorers"
+        raise ValueError(f"{folder}: {wrong}; write {folder}:SCORER with one of {', '.join(scorers)}")
     if metric not in summary["scorers"][scorer]:
         measures = ", ".join(summary["scorers"][scorer])
         raise ValueError(
-            f"{folder} has no {metric!r} in {split}, {protocol}; there are {measures}. Newer ones: {command}"
+            f"{folder}: there is no metric {metric!r} in {split}, {protocol}; choose one of {measures}, or for newer "
+            f"ones run {command}"
         )
     if scorer in models and "config" not in summary:
         raise ValueError(f"{folder}: an older version evaluated it, without its configuration; run {command}")
@@ -175,7 +177,7 @@ def header(summary: Mapping[str, Any]) -> str:
         f"{summary['protocol']}, {summary['split']} of {data['split']}: "
         f"each target against {summary['against']} ({skips}: {data['candidates']})\n"
         f"{summary['users']:,} users; left out: {left_out or 'none'}"
-        + (f"; {alone:,} have nothing to rank against and count in the pooled AUC alone" if alone else "")
+        + (f"; {alone:,} users have no skips to rank against; they count only in the pooled AUC" if alone else "")
     )
 
 

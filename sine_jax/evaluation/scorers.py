@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from sine_jax import model
 from sine_jax.config import Config
-from sine_jax.evaluation.counting import Biases
-from sine_jax.evaluation.factorisation import Factors
+from sine_jax.evaluation.simple_scorers import Biases, Factors
 from sine_jax.types import Array, Histories
 
 State = Any
@@ -38,7 +37,7 @@ def of_model(config: Config) -> Scorer:
 
 
 def of_biases() -> Scorer:
-    """A sum of a user's and an item's value; parameters are `counting.Biases`."""
+    """A sum of a user's and an item's value; parameters are `simple_scorers.Biases`."""
 
     def encode(params: Biases, users: Array, histories: Histories) -> Array:
         return params.users[users]
@@ -51,7 +50,7 @@ def of_biases() -> Scorer:
 
 
 def of_factors() -> Scorer:
-    """Matrix factorisation; parameters are `factorisation.Factors`."""
+    """Matrix factorisation; parameters are `simple_scorers.Factors`."""
 
     def encode(params: Factors, users: Array, histories: Histories) -> tuple[Array, Array]:
         return params.users[users], params.biases.users[users]

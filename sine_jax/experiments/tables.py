@@ -22,17 +22,17 @@ import jax
 import numpy as np
 
 from sine_jax import config as configs
-from sine_jax import run, workdir
+from sine_jax import run, training, workdir
 from sine_jax.config import Config
 from sine_jax.data import datasets
 from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import protocols, report, scorers
-from sine_jax.evaluation.protocols import Evaluation
+from sine_jax.evaluation import protocols, ranking, report, scorers
+from sine_jax.evaluation.ranking import Evaluation
 from sine_jax.experiments.suites import SEARCH, Method
 
 METRICS = ("auc", "gauc", "ndcg", "ndcg@2", "mrr")
 _TEST = f"test_{protocols.EXPOSED.name}.json"
-_REMEDY = "Choose another --out, or remove that folder"
+_REMEDY = "choose another --out, or remove that folder"
 
 Say = Callable[[str], None]
 
@@ -88,8 +88,9 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
     of = {"config": json.loads(configs.to_json(method.config)), "seed": seed, "fingerprint": fingerprint}
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"of": of, "trials": []}
     if kept["of"] != of:
-        changed = ", ".join(name for name in of if kept["of"].get(name) != of[name])
-        raise ValueError(f"{file} holds a search of another {changed}; choose another --out, or remove that folder")
+        held, now = _options(kept["of"]), _options(of)
+        changed = ", ".join(f"{k} was {held.get(k, 'not kept')}, now {now[k]}" for k in now if held.get(k) != now[k])
+        raise ValueError(f"{file} holds another search: {changed}; {_REMEDY}")
     found: list[dict[str, Any]] = kept["trials"]
     for number in range(len(found), trials):
         options = {name: value for name, value in draw(number, seed=seed).items() if name not in method.fixed}
@@ -97,8 +98,8 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
         config = configs.replace(method.config, {**options, "train.seed": seed})
         try:
             best = run.train(config, data, str(folder / "search" / slug(method.name) / f"trial-{number}")).best
-        except ValueError as error:
-            if not number or "diverged" not in str(error):
+        except training.Diverged:
+            if not number:  # the method as it is
                 raise
             best = None
         jax.clear_caches()
@@ -125,11 +126,11 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     if not (target / _TEST).exists():
         dataset = datasets.load(data)
         _write(
-            protocols.evaluate(
+            ranking.evaluate(
                 dataset.log,
-                config,
+                config=config,
                 num_items=dataset.info.num_items,
-                split="test",
+                part="test",
                 protocol=protocols.EXPOSED,
             ),
             dataset,
@@ -140,7 +141,7 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     asked = json.loads(json.dumps(dataclasses.asdict(config.data)))
     changed = [f"data.{k} was {v!r}, now {asked[k]!r}" for k, v in summary["data"].items() if asked.get(k, v) != v]
     if changed:
-        raise ValueError(f"{target} holds scorers of other targets: {'; '.join(changed)}. {_REMEDY}")
+        raise ValueError(f"{target} holds scorers of other targets: {', '.join(changed)}; {_REMEDY}")
     return [
         Row(name, {metric: [_number(means[metric]["mean"])] for metric in METRICS})
         for name, means in summary["scorers"].items()
@@ -159,8 +160,8 @@ def gathered(name: str, config: Config, folder: Path, *, fingerprint: str) -> Ro
         held = workdir.read_config(target)
         changed = configs.differences(held, configs.replace(config, {"train.seed": held.train.seed}))
         if changed:
-            shown = "; ".join(f"{option} was {old}, now {new}" for option, (old, new) in changed.items())
-            raise ValueError(f"{target} holds another run: {shown}. {_REMEDY}")
+            shown = ", ".join(f"{option} was {old}, now {new}" for option, (old, new) in changed.items())
+            raise ValueError(f"{target} holds another run: {shown}; {_REMEDY}")
         (means,) = _summary(file.parent, fingerprint)["scorers"].values()
         for metric in METRICS:
             values[metric].append(_number(means[metric]["mean"]))
@@ -171,8 +172,20 @@ def _summary(folder: Path, fingerprint: str) -> dict[str, Any]:
     """What an evaluation of this data set found."""
     summary: dict[str, Any] = json.loads((folder / _TEST).read_text())
     if summary["fingerprint"] != fingerprint:
-        raise ValueError(f"{folder} holds results on another data set. {_REMEDY}")
+        raise ValueError(
+            f"{folder} holds results on another data set: its fingerprint was {summary['fingerprint']}, "
+            f"now {fingerprint}; {_REMEDY}"
+        )
     return summary
+
+
+def _options(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """What is nested, by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        inside = _options(value) if isinstance(value, Mapping) else {}
+        flat.update({f"{name}.{key}": one for key, one in inside.items()} or {name: value})
+    return flat
 
 
 def _number(mean: float | None) -> float:
@@ -214,12 +227,13 @@ def _train(config: Config, data: str, target: Path) -> None:
     run.train(config, data, str(target))
     restored = run.restore(str(target), checkpoint="best", data=data)
     dataset = restored.dataset
-    task = protocols.prepare(
-        dataset.log, config, num_items=dataset.info.num_items, split="test", protocol=protocols.EXPOSED
+    task = ranking.lay_out(
+        dataset.log, config=config, num_items=dataset.info.num_items, part="test", protocol=protocols.EXPOSED
     )
-    values = protocols.measure(scorers.of_model(config), task)(restored.params)
+    values = ranking.compile_ranking(scorers.of_model(config), task)(restored.params)
     about = {"checkpoint": "best", "step": restored.about.progress.step}
-    _write(Evaluation("test", config, task, {config.model.name: values}), dataset, target / workdir.EVALUATION, about)
+    found = Evaluation(part="test", config=config, task=task, values={config.model.name: values})
+    _write(found, dataset, target / workdir.EVALUATION, about)
     jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory
 
 

@@ -205,15 +205,15 @@ def test_what_differs_in_more_than_its_seed_stays_apart():
     values = [0.1, 0.2]
     runs = [run("a", values), run("same seed", values), run("another checkpoint", values, seed=2, checkpoint="latest")]
     runs += [simple("simple", values), simple("simple again", values), run("second seed", values, seed=3)]
-    methods = comparison.grouped(runs)
-    assert [method.runs for method in methods] == [
+    groups = comparison.grouped(runs)
+    assert [group.runs for group in groups] == [
         ("a", "second seed"),
         ("same seed",),
         ("another checkpoint",),
         ("simple",),
         ("simple again",),
     ]
-    assert methods[3].seeds == ()
+    assert groups[3].seeds == ()
 
 
 def test_holm_counts_all_runs_that_are_compared():
@@ -247,7 +247,9 @@ def test_runs_of_another_evaluation_are_refused_with_the_field_and_both_values(f
     other = {**SUMMARY, "data": dict(SUMMARY["data"])}
     at = other["data"] if path else other
     before, at[last] = at[last], "another"
-    with pytest.raises(ValueError, match=f"^b cannot be compared with a: its {field} is another, but {before} there$"):
+    with pytest.raises(
+        ValueError, match=f"^b cannot be compared with a: its {field} is another, but {before} there; evaluate both"
+    ):
         compared(run("a", [0.1]), simple("b", [0.2], summary=other))
 
 
@@ -263,7 +265,7 @@ def test_windows_of_another_margin_may_be_compared():
 
 
 def test_nothing_to_compare_is_said():
-    with pytest.raises(ValueError, match="nothing to compare: a, b differ in their seed alone"):
+    with pytest.raises(ValueError, match="nothing to compare: a, b differ only in their seed"):
         comparison.compare([run("a", [0.1]), run("b", [0.2], seed=2)], metric="gauc")
     with pytest.raises(ValueError, match="nothing to compare: a is alone"):
         comparison.compare([run("a", [0.1])], metric="gauc")

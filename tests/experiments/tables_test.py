@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import plots, presets
+from sine_jax import plots, presets, training
 from sine_jax.data import preparation, sources, synthetic
 from sine_jax.experiments import tables
 from sine_jax.experiments.suites import SEARCH, Method
@@ -82,7 +82,7 @@ def test_a_folder_of_another_data_set_is_refused(table, tmp_path):
     folder, methods, _, _ = table
     settings = synthetic.Settings(num_users=40, num_items=50, num_exposures=15)
     preparation.prepare(sources.generated(settings), str(tmp_path / "b"), rule=None, min_positives=3, min_exposures=1)
-    with pytest.raises(ValueError, match="another data set"):
+    with pytest.raises(ValueError, match="another data set: its fingerprint was .*, now .*; choose another --out"):
         tables.run_suite(methods, str(tmp_path / "b"), folder, seeds=[1], trials=0, say=print)
 
 
@@ -108,9 +108,16 @@ def test_the_search_takes_the_best_trial_by_validation_and_goes_on_where_it_was(
     assert searched(tmp_path, data, trials=3, valid=[0.5, 0.9, None]) == ({"model.dim": (4, 8)}, [])
 
 
-@pytest.mark.parametrize("changed", [{"seed": 2}, {"fingerprint": "g"}, {"config": {}}])
-def test_a_search_of_something_else_is_refused(data, tmp_path, changed):
-    with pytest.raises(ValueError, match=f"another {next(iter(changed))}"):
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"seed": 2}, "sasrec.json holds another search: seed was 2, now 1; choose another --out"),
+        ({"fingerprint": "g"}, "another search: fingerprint was g, now f; choose"),
+        ({"config": {}}, "another search: .*config.model.dim was not kept, now 4, .*; choose"),
+    ],
+)
+def test_a_search_of_something_else_is_refused(data, tmp_path, changed, told):
+    with pytest.raises(ValueError, match=told):
         searched(tmp_path, data, trials=1, valid=[0.5], **changed)
 
 
@@ -120,6 +127,23 @@ def test_a_trial_that_diverges_is_counted_and_never_chosen(data, tmp_path, monke
     assert changed == {} and len(told) == 1
     kept = json.loads((tmp_path / "search" / "sasrec.json").read_text())["trials"]
     assert kept[1] == {"options": {"optimizer.learning_rate": 1e38}, "valid": None}
+
+
+def test_the_method_as_it_is_must_not_diverge(data, tmp_path):
+    one = method("SASRec", model__name="sasrec", optimizer__learning_rate=1e38)
+    with pytest.raises(training.Diverged):
+        tables.search(one, data, tmp_path, trials=2, seed=1, fingerprint="f", say=print)
+
+
+def test_what_goes_wrong_otherwise_ends_the_search_even_if_it_says_diverged(data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ValueError("roads diverged")
+
+    monkeypatch.setattr(tables.run, "train", fail)
+    with pytest.raises(ValueError, match="roads diverged"):
+        searched(tmp_path, data, trials=2, valid=[0.1])
+    kept = json.loads((tmp_path / "search" / "sasrec.json").read_text())["trials"]
+    assert len(kept) == 1
 
 
 def test_the_table_shows_the_mean_and_the_range_over_seeds():

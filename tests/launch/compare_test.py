@@ -12,7 +12,7 @@ import pytest
 from logs import make_log
 
 from sine_jax import config as configs
-from sine_jax.evaluation import protocols, report
+from sine_jax.evaluation import protocols, ranking, report
 from sine_jax.types import SKIPPED, WATCHED
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +29,8 @@ def found():
         ]
         for _ in range(40)
     ]
-    return protocols.evaluate(
-        make_log(*users), configs.Config(), num_items=30, split="test", protocol=protocols.EXPOSED
+    return ranking.evaluate(
+        make_log(*users), config=configs.Config(), num_items=30, part="test", protocol=protocols.EXPOSED
     )
 
 
@@ -101,7 +101,10 @@ def test_a_mistake_is_one_line_with_its_remedy(runs):
         == "-c: error: name at least two: RUN RUN ..., each a run's folder or RUN:SCORER\n"
     )
     (line,) = compared(runs, "a-1", "other", fails=True).splitlines()
-    assert line.endswith("other cannot be compared with a-1: its data.candidates is before_target, but released there")
+    assert line.endswith(
+        "other cannot be compared with a-1: its data.candidates is before_target, but released there; "
+        "evaluate both on the same data set with the same options"
+    )
 
 
 @pytest.mark.parametrize(
@@ -109,9 +112,13 @@ def test_a_mistake_is_one_line_with_its_remedy(runs):
     [
         ("nowhere", {}, "nowhere: no such folder"),
         ("nowhere:item bias", {}, "nowhere:item bias: no such folder"),
-        ("a-1:bias", {}, "a-1 has no scorer 'bias'; write .*a-1:SCORER with one of SINE, random, item count"),
-        ("counting", {}, "counting has no model, only simple scorers; write .*counting:SCORER with one of random"),
-        ("a-1", {"metric": "f1"}, "a-1 has no 'f1' in test, exposed; there are auc, user_auc"),
+        ("a-1:bias", {}, "a-1: there is no scorer 'bias'; write .*a-1:SCORER with one of SINE, random, item count"),
+        (
+            "counting",
+            {},
+            "counting: there is no model, only simple scorers; write .*counting:SCORER with one of random",
+        ),
+        ("a-1", {"metric": "f1"}, "a-1: there is no metric 'f1' in test, exposed; choose one of auc, user_auc"),
         (
             "a-1",
             {"protocol": "full"},

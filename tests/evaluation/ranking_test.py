@@ -8,7 +8,7 @@ import pytest
 from logs import make_log
 
 from sine_jax import config
-from sine_jax.evaluation import catalogue, counting, protocols, report, scorers
+from sine_jax.evaluation import catalogue, protocols, ranking, report, scorers, simple_scorers
 from sine_jax.types import SKIPPED, WATCHED
 
 NUM_ITEMS = 40
@@ -30,7 +30,7 @@ def log():
 def biases(log):
     """Item values with ties."""
     values = np.random.default_rng(1).integers(0, 5, NUM_ITEMS + 1).astype(np.float32)
-    return counting.Biases(np.zeros(log.num_users, np.float32), values)
+    return simple_scorers.Biases(np.zeros(log.num_users, np.float32), values)
 
 
 def ranks(log, task, biases, others_of) -> dict[int, float]:
@@ -61,16 +61,16 @@ def full_others(log, task):
     return others
 
 
-@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("part", ["valid", "test"])
 @pytest.mark.parametrize(
     ("protocol", "others"),
     [(protocols.EXPOSED, exposed_others), (protocols.FULL, full_others)],
     ids=["exposed", "full"],
 )
-def test_ranks_are_those_of_a_plain_loop(log, biases, protocol, others, split, monkeypatch):
+def test_ranks_are_those_of_a_plain_loop(log, biases, protocol, others, part, monkeypatch):
     monkeypatch.setattr(catalogue, "CHUNK", 16)  # three chunks, the last one short
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split=split, protocol=protocol)
-    values = protocols.measure(scorers.of_biases(), task)(biases)
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part=part, protocol=protocol)
+    values = ranking.compile_ranking(scorers.of_biases(), task)(biases)
     expected = ranks(log, task, biases, others(log, task))
     assert len(expected) > 30
     measured = dict(zip(task.population.users.tolist(), values["mrr"], strict=True))
@@ -92,8 +92,8 @@ def share_within(greater, equal, cutoff) -> float:
 def test_watched_less_skipped_in_the_catalogue_is_that_of_a_plain_loop(log, biases, monkeypatch):
     monkeypatch.setattr(catalogue, "CHUNK", 16)
     protocol = protocols.FULL._replace(cutoffs=(3, 10))
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocol)
-    values = protocols.measure(scorers.of_biases(), task)(biases)
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocol)
+    values = ranking.compile_ranking(scorers.of_biases(), task)(biases)
     several = 0
     for row, user in enumerate(task.population.users):
         target = task.split.target[user]
@@ -123,8 +123,8 @@ def test_watched_less_skipped_in_the_catalogue_is_that_of_a_plain_loop(log, bias
 
 
 def test_skips_in_the_first_places_among_what_was_shown_are_those_of_a_plain_loop(log, biases):
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocols.EXPOSED)
-    values = protocols.measure(scorers.of_biases(), task)(biases)
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.EXPOSED)
+    values = ranking.compile_ranking(scorers.of_biases(), task)(biases)
     for row, user in enumerate(task.population.users):
         skips = biases.items[shown_skips(log, task, user)]
         shown = np.append(skips, biases.items[log.items[task.split.target[user]]])
@@ -135,15 +135,15 @@ def test_skips_in_the_first_places_among_what_was_shown_are_those_of_a_plain_loo
 
 def test_a_scorer_that_ties_everything_gains_nothing_by_it(log, biases):
     """Its first places are random ones: it must not look as if it kept skips away from them."""
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocols.EXPOSED)
-    values = protocols.measure(scorers.of_biases(), task)(biases._replace(items=0 * biases.items))
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.EXPOSED)
+    values = ranking.compile_ranking(scorers.of_biases(), task)(biases._replace(items=0 * biases.items))
     number = np.diff(task.population.offsets)
     expected = np.minimum(2, number + 1) * number / (number + 1)
     np.testing.assert_allclose(values["skips@2"], np.where(number > 0, expected, np.nan))
 
 
 def test_skips_around_the_target_come_first_among_what_was_seen(log):
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocols.FULL)
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.FULL)
     seen = task.population
     for row, user in enumerate(seen.users):
         others = seen.others[seen.offsets[row] : seen.offsets[row + 1]]
@@ -155,7 +155,7 @@ def test_skips_around_the_target_come_first_among_what_was_seen(log):
 
 
 def test_every_user_is_in_exactly_one_batch(log):
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocols.EXPOSED)
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.EXPOSED)
     users = np.concatenate([batch.users for batch in task.batches])
     np.testing.assert_array_equal(np.sort(users[users >= 0]), np.flatnonzero(task.split.target >= 0))
     assert task.population.left_out["no target"] == np.count_nonzero(task.split.target < 0) > 0
@@ -167,8 +167,8 @@ def test_margin_empties_the_first_columns_one_fewer_in_the_test(log):
     released = config.replace(
         config.Config(), {"model.max_len": 5, "data.window_margin": 2, "model.mask_padding": False}
     )
-    for split, empty in (("valid", 2), ("test", 1)):
-        task = protocols.prepare(log, released, num_items=NUM_ITEMS, split=split, protocol=protocols.EXPOSED)
+    for part, empty in (("valid", 2), ("test", 1)):
+        task = ranking.lay_out(log, config=released, num_items=NUM_ITEMS, part=part, protocol=protocols.EXPOSED)
         widest = [batch.items for batch in task.batches if batch.items.shape[1] == 5]
         assert not any(items[:, :empty].any() for items in widest)
         assert any(items[:, empty].any() for items in widest)
@@ -176,20 +176,25 @@ def test_margin_empties_the_first_columns_one_fewer_in_the_test(log):
 
 @pytest.mark.parametrize("protocol", protocols.PROTOCOLS.values(), ids=list(protocols.PROTOCOLS))
 def test_nan_scores_are_refused(log, biases, protocol):
-    task = protocols.prepare(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocol)
-    with pytest.raises(ValueError, match="NaN"):
-        protocols.measure(scorers.of_biases(), task)(biases._replace(items=biases.items * np.nan))
+    task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocol)
+    with pytest.raises(
+        ValueError, match=r"^(\d+) of \1 scores are NaN: the parameters are not finite; evaluate an earlier checkpoint$"
+    ):
+        ranking.compile_ranking(scorers.of_biases(), task)(biases._replace(items=biases.items * np.nan))
 
 
 def test_nobody_to_rank_is_said(log):
-    with pytest.raises(ValueError, match="no user takes part"):
-        protocols.prepare(
-            make_log([(1, WATCHED)]), config.Config(), num_items=1, split="test", protocol=protocols.EXPOSED
+    with pytest.raises(
+        ValueError,
+        match="^part=test: no user takes part .1 with no target, 0 with nothing watched before the target.; split",
+    ):
+        ranking.lay_out(
+            make_log([(1, WATCHED)]), config=config.Config(), num_items=1, part="test", protocol=protocols.EXPOSED
         )
 
 
 def test_report_files_agree_with_the_values(log, tmp_path):
-    found = protocols.evaluate(log, config.Config(), num_items=NUM_ITEMS, split="test", protocol=protocols.EXPOSED)
+    found = ranking.evaluate(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.EXPOSED)
     summary = report.summarise(found, replicates=50)
     names = pl.Series([f"u{user}" for user in range(log.num_users)])
     written, per_user = report.write(found, summary, tmp_path / "evaluation", user_ids=names)

@@ -1,0 +1,126 @@
+"""Evaluation: every user's target is ranked once, by any scorer, under a named protocol.
+
+What does not depend on parameters is laid out once (`lay_out`). A scorer is compiled on it once (`compile_ranking`).
+What comes back takes parameters as often as needed: validation between epochs and the final report share this path.
+
+    task = lay_out(log, config=config, num_items=N, part="valid", protocol=protocols.EXPOSED)
+    validate = compile_ranking(scorers.of_model(config), task)
+    means(validate(params))["gauc"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sine_jax import parallel
+from sine_jax.batches import windows
+from sine_jax.config import Config
+from sine_jax.data import splits
+from sine_jax.evaluation import candidates, metrics, scorers, simple_scorers
+from sine_jax.evaluation.protocols import Protocol, Task, Values
+from sine_jax.evaluation.scorers import Scorer
+from sine_jax.types import EventLog
+
+BATCH_SIZE = 256  # users ranked at once
+
+
+def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protocol: Protocol) -> Task:
+    """Makes the batches of an evaluation.
+
+    Args:
+      log: the exposures.
+      config: its `data` says how the log is split and what is ranked, its `model` how histories are read.
+      num_items: N.
+      part: which part of the log, `valid` or `test`: a field of `splits.Splits`.
+      protocol: `EXPOSED` or `FULL`.
+
+    Raises:
+      ValueError: nobody has a target.
+    """
+    chosen = splits.split(log, config.data)._asdict()[part]
+    population = protocol.population(log, chosen)
+    if not len(population.users):
+        why = ", ".join(f"{count} with {reason}" for reason, count in population.left_out.items())
+        raise ValueError(
+            f"part={part}: no user takes part ({why}); split the log otherwise, or take one with more that was watched"
+        )
+    later = splits.Splits._fields.index(part)  # the released window grows by a column from validation to test
+    batches = candidates.batches(
+        population,
+        windows.of_config(log, chosen, config),
+        max_len=config.model.max_len,
+        margin=max(config.data.window_margin - later, 0),
+        batch_size=BATCH_SIZE,
+        multiple_of=parallel.local_device_count(),
+    )
+    return Task(protocol=protocol, split=chosen, population=population, batches=batches, num_items=num_items)
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation found."""
+
+    part: str  # of the log: `valid` or `test`
+    config: Config
+    task: Task
+    values: dict[str, Values]  # by scorer
+
+
+def evaluate(
+    log: EventLog,
+    *,
+    config: Config,
+    num_items: int,
+    part: str,
+    protocol: Protocol,
+    models: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Ranks a part of the log by models and by the simple scorers, over one population.
+
+    Args:
+      log: the exposures.
+      config: of the models, and how the log is split and what is ranked.
+      num_items: N.
+      part: `valid` or `test`.
+      protocol: `EXPOSED` or `FULL`.
+      models: parameters of `model.init` by the name that the report gives them; none for the simple scorers alone.
+
+    Raises:
+      ValueError: nobody has a target, or a score is NaN.
+    """
+    task = lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol)
+    values: dict[str, Values] = {}
+    if models:
+        validate = compile_ranking(scorers.of_model(config), task)
+        values = {name: validate(params) for name, params in models.items()}
+    values["random"] = compile_ranking(scorers.at_random(), task)(np.uint32(0))
+    of_biases = compile_ranking(scorers.of_biases(), task)
+    for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():
+        values[name] = of_biases(biases)
+    factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
+    values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(factors)
+    return Evaluation(part=part, config=config, task=task, values=values)
+
+
+def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
+    """Compiles a scorer for a task, on all devices of this process.
+
+    Returns:
+      A function of the scorer's parameters: each metric's value per user of the population. It compiles at its first
+      call and never again. It raises ValueError where a score is NaN.
+    """
+    run = parallel.map_rows(task.protocol.rank(scorer, task.num_items))
+
+    def ranked(params: Any) -> Values:
+        params = parallel.replicate(params)
+        outputs = [run(params, parallel.shard(batch)) for batch in task.batches]
+        return task.protocol.values(task, [parallel.unshard(output) for output in outputs])
+
+    return ranked
+
+
+def means(values: Values) -> dict[str, float]:
+    """The mean of each metric over the users it is defined for."""
+    return {name: metrics.sums(column).mean for name, column in values.items()}
