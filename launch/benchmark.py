@@ -50,7 +50,7 @@ def main() -> None:
         print("measuring the machine")
         trace = Path(TRACE.value) if TRACE.value else None
         bench = Bench(data, hardware.measure(), REPEATS.value, trace)
-        results = speed.measure(chosen, bench, say=print)
+        results = speed.time_cases(chosen, bench, say=print)
         if python is not None:
             print("recbole: in turns with it")
             with tempfile.TemporaryDirectory() as scratch:

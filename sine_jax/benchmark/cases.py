@@ -116,7 +116,7 @@ _ON_ACCELERATORS = (
     _LARGE_CASE,
     _in_bfloat16(_LARGE_CASE),
 )
-CASES: Mapping[str, Case] = {case.name: case for case in (*_OF_THE_HOST, *_ANYWHERE, *_ON_ACCELERATORS)}
+CASES: Mapping[str, Case] = {case.name: case for case in (*_ANYWHERE, *_ON_ACCELERATORS, *_OF_THE_HOST)}
 
 
 def select(names: Sequence[str] | None, *, backend: str) -> list[Case]:
@@ -126,7 +126,7 @@ def select(names: Sequence[str] | None, *, backend: str) -> list[Case]:
       ValueError: there is no such case.
     """
     if names is None:
-        return [*_OF_THE_HOST, *_ANYWHERE] if backend == "cpu" else [*_ANYWHERE, *_ON_ACCELERATORS]
+        return [*_ANYWHERE, *_OF_THE_HOST] if backend == "cpu" else [*_ANYWHERE, *_ON_ACCELERATORS]
     for name in names:
         if name not in CASES:
             raise ValueError(f"--cases={','.join(names)}: there is no {name!r}; choose from {', '.join(CASES)}")

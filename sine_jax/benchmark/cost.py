@@ -54,7 +54,7 @@ def forward_flops(config: Config, *, tokens: float, pairs: float) -> float:
         per_token += _fusion_flops(config)
         vectors = model.num_interests if model.fusion == "candidate_aware" else 1
     elif model.name != "sasrec":
-        raise ValueError(f"model.name={model.name}: operations are counted for sine and sasrec alone")
+        raise ValueError(f"model.name={model.name}: its operations have not been counted; choose sine or sasrec")
     candidates = 1 + objective.num_negatives + objective.num_skips
     scoring = 2.0 * dim * candidates * (2 * vectors if vectors > 1 else 1)
     return tokens * (per_token + scoring) + pairs * per_pair

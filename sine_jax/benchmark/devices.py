@@ -17,7 +17,7 @@ import numpy as np
 from sine_jax import config as configs
 from sine_jax import optimizer, parallel, presets, run, training
 from sine_jax.benchmark import speed, workloads
-from sine_jax.benchmark.speed import Bench, Case, Figure
+from sine_jax.benchmark.speed import Bench, Case, Timing
 from sine_jax.config import Config
 from sine_jax.types import TrainBatch
 
@@ -26,7 +26,7 @@ _COUNT = "--xla_force_host_platform_device_count"
 _ITEMS = 1_000
 
 
-def several_devices(case: Case, bench: Bench) -> dict[str, Figure]:
+def several_devices(case: Case, bench: Bench) -> dict[str, Timing]:
     """Compares the losses of one simulated device with those of eight, and pmap with jit on one device."""
     asked = dict(case.overrides)
     one, many = (np.array(_in_child("losses", asked, devices=n)) for n in (1, MANY))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sine_jax.benchmark import hardware, speed
-from sine_jax.benchmark.speed import Bench, Case, Figure
+from sine_jax.benchmark.speed import Bench, Case, Timing
 from sine_jax.data import datasets, preparation, sources, synthetic
 from sine_jax.data.ingest import Roles, Units
 
@@ -17,13 +17,13 @@ PARTS = 3  # files of the large log, the first of which is the small one
 _ROLES = Roles("user_id", "item_id", time="time_ms", watched="long_view", play="play_time_ms", duration="duration_ms")
 
 
-def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], dict[str, Figure]]:
+def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], dict[str, Timing]]:
     """Draws a log and writes it as CSV, then prepares its first part some times and all of it once, and loads that.
 
     Peak memory is that of this process, what was left of drawing the log included: at most so much is needed.
     """
 
-    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+    def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         with tempfile.TemporaryDirectory() as scratch:
             files = write_parts(settings, Path(scratch) / "raw")
             small = [_prepare(files[0], Path(scratch) / "small") for _ in range(bench.repeats)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sine_jax.benchmark.speed import Bench, Figure, Result
+from sine_jax.benchmark.speed import Bench, Result, Timing
 
 # Of cases that train: column, figure, how many digits, factor.
 _TRAINING = (
@@ -97,13 +97,13 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows))
 
 
-def _cell(figure: Figure | None, digits: int, factor: float) -> str:
+def _cell(figure: Timing | None, digits: int, factor: float) -> str:
     if figure is None:
         return ""
     middle, low, high = (f"{factor * value:,.{digits}f}" for value in figure)
     return middle if low == high else f"{middle} ({low}-{high})"
 
 
-def _significant(figure: Figure) -> str:
+def _significant(figure: Timing) -> str:
     middle, low, high = (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in figure)
     return middle if low == high else f"{middle} ({low}-{high})"

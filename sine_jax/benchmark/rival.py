@@ -25,7 +25,7 @@ import numpy as np
 from sine_jax import config as configs
 from sine_jax import parallel, run
 from sine_jax.benchmark import hardware, recbole_worker, speed
-from sine_jax.benchmark.speed import Bench, Figure, Result
+from sine_jax.benchmark.speed import Bench, Result, Timing
 from sine_jax.config import Config
 from sine_jax.data import splits
 from sine_jax.types import WATCHED, EventLog
@@ -214,7 +214,7 @@ def compare(bench: Bench, config: Config, python: Path, folder: Path, *, batches
 
 def _figures(
     users: int, targets: int, samples: int, share: float, ours: list[float], theirs: list[float]
-) -> dict[str, Figure]:
+) -> dict[str, Timing]:
     ratios = [targets / a / (samples * share / b) for a, b in zip(ours, theirs, strict=True)]
     return {
         "ratio of targets/s": speed.over(ratios),

@@ -26,8 +26,8 @@ from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols, ranking, scorers
 
 
-class Figure(NamedTuple):
-    """A measured number and its spread over the repeats."""
+class Timing(NamedTuple):
+    """A measured number, and its least and greatest over the repeats."""
 
     median: float
     low: float
@@ -48,7 +48,7 @@ class Case(NamedTuple):
 
     name: str
     about: str
-    measure: Callable[[Case, Bench], dict[str, Figure]]
+    timings: Callable[[Case, Bench], dict[str, Timing]]  # by name, unit in the name
     overrides: Mapping[str, Any]  # of the released model's configuration
     data: Callable[[Bench], Dataset]
 
@@ -62,7 +62,7 @@ class Result(NamedTuple):
 
     case: str
     about: str
-    figures: dict[str, Figure]  # by name, unit in the name
+    figures: dict[str, Timing]  # by name, unit in the name
 
 
 class Occupancy(NamedTuple):
@@ -72,32 +72,32 @@ class Occupancy(NamedTuple):
     positions: int  # computed in an epoch, padding and fillers included
 
 
-def over(values: Sequence[float]) -> Figure:
-    """The figure of some repeats."""
-    return Figure(statistics.median(values), min(values), max(values))
+def over(values: Sequence[float]) -> Timing:
+    """The median, the least and the greatest of some repeats."""
+    return Timing(statistics.median(values), min(values), max(values))
 
 
-def rate(amount: float, seconds: Sequence[float]) -> Figure:
+def rate(amount: float, seconds: Sequence[float]) -> Timing:
     """An amount a second, over repeats."""
     return over([amount / each for each in seconds])
 
 
-def exactly(value: float) -> Figure:
-    """A figure without a spread."""
-    return Figure(value, value, value)
+def exactly(value: float) -> Timing:
+    """A number without a spread."""
+    return Timing(value, value, value)
 
 
-def measure(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> list[Result]:
-    """Measures cases, one after the other, and forgets what each compiled."""
+def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> list[Result]:
+    """Times cases, one after the other, and forgets what each compiled."""
     results = []
     for case in cases:
         say(f"{case.name}: {case.about}")
-        results.append(Result(case.name, case.about, case.measure(case, bench)))
+        results.append(Result(case.name, case.about, case.timings(case, bench)))
         jax.clear_caches()
     return results
 
 
-def training_speed(case: Case, bench: Bench) -> dict[str, Figure]:
+def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
     """Times steady epochs of training."""
     config, dataset = case.config(), case.data(bench)
     hardware.forget_peak_memory()
@@ -134,10 +134,10 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Figure]:
     return found
 
 
-def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], dict[str, Figure]]:
+def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], dict[str, Timing]]:
     """Times an evaluation as a whole, laying out its batches included, once its scorer is compiled."""
 
-    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+    def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         config, dataset = case.config(), case.data(bench)
         num_items = dataset.info.num_items
         hardware.forget_peak_memory()
@@ -164,15 +164,15 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
     return measured
 
 
-def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench], dict[str, Figure]]:
+def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench], dict[str, Timing]]:
     """Compares the step time at a case's catalogue with that at a small one, the batches otherwise alike."""
 
-    def measured(case: Case, bench: Bench) -> dict[str, Figure]:
+    def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         large = training_speed(case, bench)
         base = training_speed(case._replace(data=small, name=f"{case.name}_small"), bench)
         (middle, low, high), small_step = large["ms/step"], base["ms/step"]
         return {
-            "step time, large over small": Figure(
+            "step time, large over small": Timing(
                 middle / small_step.median, low / small_step.high, high / small_step.low
             ),
             "ms/step, large": large["ms/step"],

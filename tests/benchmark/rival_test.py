@@ -68,6 +68,16 @@ def test_a_comparison_is_of_targets_a_second(bench, worker, tmp_path):
     assert "RecBole 1 (torch 2, cpu)" in result.about and "8 batches an epoch, of which 4" in result.about
 
 
+def test_a_comparison_pairs_repeats_by_hand_computed_from_three_known_times():
+    """60 targets and 30 users an epoch here; half of 80 samples there."""
+    figures = rival._figures(30, 60, 80, 0.5, [2.0, 1.0, 3.0], [4.0, 8.0, 2.0])
+    assert figures["targets/s, sine_jax"] == (30.0, 20.0, 60.0)
+    assert figures["targets/s, RecBole"] == (10.0, 5.0, 20.0)
+    assert figures["ratio of targets/s"] == (3.0, 1.0, 12.0)  # 30 / 10, 60 / 5 and 20 / 20
+    assert figures["s/epoch, RecBole"] == (8.0, 4.0, 16.0)
+    assert figures["users/s, sine_jax"] == (15.0, 10.0, 30.0)
+
+
 def test_a_worker_that_dies_says_its_last_words(bench, worker, tmp_path):
     worker.write_text("raise SystemExit('no such model')")
     with pytest.raises(ValueError, match="RecBole failed .no such model.; its output is in"):

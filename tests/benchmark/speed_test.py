@@ -9,7 +9,7 @@ import pytest
 from sine_jax import config as configs
 from sine_jax import parallel, presets
 from sine_jax.benchmark import cases, devices, hardware, preparation, report, speed, workloads
-from sine_jax.benchmark.speed import Bench, Case, Figure
+from sine_jax.benchmark.speed import Bench, Case, Timing
 from sine_jax.data import splits, synthetic
 from sine_jax.evaluation import protocols
 
@@ -38,14 +38,14 @@ def small_peaks(monkeypatch):
     monkeypatch.setattr(hardware, "CPU", hardware.Sizes(matrix=8, chain=1, vector=64))
 
 
-def case(name="tiny", measure=speed.training_speed, overrides=TINY):
-    return Case(name, f"what {name} is", measure, overrides, lambda bench: bench.data)
+def case(name="tiny", timings=speed.training_speed, overrides=TINY):
+    return Case(name, f"what {name} is", timings, overrides, lambda bench: bench.data)
 
 
 @pytest.fixture(scope="module")
 def results(bench):
     chosen = [case(), case("ranked", evaluation_speed())]
-    return speed.measure(chosen, bench, say=lambda line: None)
+    return speed.time_cases(chosen, bench, say=lambda line: None)
 
 
 def evaluation_speed():
@@ -85,11 +85,11 @@ def test_a_case_that_evaluates_counts_users_over_the_whole_time(results):
 def test_the_catalogue_case_compares_steps(bench, monkeypatch):
     def timed(case, bench):
         median = 6.0 if case.data(bench) is DATA else 3.0
-        return {"ms/step": Figure(median, median - 1, median + 1), "peak memory GB": speed.exactly(1.0)}
+        return {"ms/step": Timing(median, median - 1, median + 1), "peak memory GB": speed.exactly(1.0)}
 
     monkeypatch.setattr(speed, "training_speed", timed)
     found = speed.catalogue_growth(lambda bench: None)(case("catalogue"), bench)
-    assert found["step time, large over small"] == Figure(6 / 3, 5 / 4, 7 / 2)
+    assert found["step time, large over small"] == Timing(6 / 3, 5 / 4, 7 / 2)
 
 
 def test_preparation_is_timed_on_a_part_and_the_whole_of_a_log(bench, monkeypatch):
@@ -106,9 +106,9 @@ def test_preparation_is_timed_on_a_part_and_the_whole_of_a_log(bench, monkeypatc
 
 
 def test_figures_are_medians_with_their_spread():
-    assert speed.over([3.0, 1.0, 2.0]) == Figure(2.0, 1.0, 3.0)
-    assert speed.rate(6, [3.0, 1.0, 2.0]) == Figure(3.0, 2.0, 6.0)
-    assert speed.exactly(5.0) == Figure(5.0, 5.0, 5.0)
+    assert speed.over([3.0, 1.0, 2.0]) == Timing(2.0, 1.0, 3.0)
+    assert speed.rate(6, [3.0, 1.0, 2.0]) == Timing(3.0, 2.0, 6.0)
+    assert speed.exactly(5.0) == Timing(5.0, 5.0, 5.0)
 
 
 def test_the_report_is_written_with_machine_versions_and_all_figures(bench, results, tmp_path):
@@ -122,13 +122,15 @@ def test_the_report_is_written_with_machine_versions_and_all_figures(bench, resu
 
 
 def test_an_unknown_case_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="no 'fast'; choose from prepare, dev, full"):
+    with pytest.raises(ValueError, match="no 'fast'; choose from dev, full"):
         cases.select(["dev", "fast"], backend="cpu")
 
 
 def test_the_cases_fit_the_back_end_and_are_valid_configurations():
     on_cpu, on_gpu = ({c.name for c in cases.select(None, backend=b)} for b in ("cpu", "gpu"))
     assert on_cpu - on_gpu == {"prepare"} and {"large", "large_bfloat16", "dev_bfloat16"} <= on_gpu - on_cpu
+    order = [c.name for c in cases.select(None, backend="cpu")]
+    assert order[0] == "dev" and order[-1] == "prepare"
     for chosen in cases.select(None, backend="gpu"):
         chosen.config()
 
