@@ -25,7 +25,6 @@ Prints a table, and writes evaluation/<split>_<protocol>.json and .parquet (valu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
@@ -55,34 +54,35 @@ def main() -> None:
     """Evaluates what the flags say."""
     by_hand = {"split": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
     chosen = {f"data.{name}": value for name, value in by_hand.items() if value is not None}
-    models: dict[str, Any] = {}
-    about: dict[str, Any] = {}
-    if WORKDIR.value is None:
-        if DATA.value is None:
-            raise ValueError("what? pass --workdir=FOLDER of a run, or --data=FOLDER for the simple scorers alone")
-        config, dataset = configs.Config(), datasets.load(DATA.value)
-    else:
+    if WORKDIR.value is not None:
         if chosen:
             raise ValueError("--split_by, --train_until and --valid_until are the run's own: leave them out")
-        restored = runs.restore(WORKDIR.value, checkpoint=CHECKPOINT.value, data=DATA.value)
-        config, dataset = restored.config, restored.dataset
-        models = {"SINE" if config.model.name == "sine" else config.model.name: restored.params}
-        about = {"checkpoint": CHECKPOINT.value, "step": restored.about.progress.step}
-    if CANDIDATES.value is not None:
-        chosen["data.candidates"] = CANDIDATES.value
-    found = ranking.evaluate(
-        dataset.log,
-        config=configs.replace(config, chosen),
-        num_items=dataset.info.num_items,
-        part=SPLIT.value,
-        protocol=protocols.PROTOCOLS[PROTOCOL.value],
-        models=models,
-    )
-    summary = {**about, "fingerprint": dataset.info.fingerprint, **report.summarise(found)}
+        found = runs.evaluate(
+            WORKDIR.value,
+            split=SPLIT.value,
+            protocol=PROTOCOL.value,
+            checkpoint=CHECKPOINT.value,
+            data=DATA.value,
+            candidates=CANDIDATES.value,
+        )
+    elif DATA.value is not None:
+        if CANDIDATES.value is not None:
+            chosen["data.candidates"] = CANDIDATES.value
+        dataset = datasets.load(DATA.value)
+        found = ranking.evaluate(
+            dataset.log,
+            config=configs.replace(configs.Config(), chosen),
+            num_items=dataset.info.num_items,
+            part=SPLIT.value,
+            protocol=protocols.PROTOCOLS[PROTOCOL.value],
+        )._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(DATA.value))
+    else:
+        raise ValueError("nothing to evaluate: pass --workdir=RUN, or --data=FOLDER for the simple scorers alone")
+    summary = report.summarise(found)
     report.show(summary)
     out = OUT.value or (Path(WORKDIR.value) / "evaluation" if WORKDIR.value else None)
     if out is not None:
-        written = report.write(found, summary, out, user_ids=datasets.user_ids(dataset.path))
+        written = report.write(found, summary, out)
         print("\n".join(f"wrote {path}" for path in written))
 
 

@@ -34,7 +34,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it
 
 def main() -> None:
     """Trains what the flags say."""
-    runs.train(config_flags.config(), DATA.value, WORKDIR.value, command=sys.argv)
+    runs.train(DATA.value, WORKDIR.value, config=config_flags.config(), command=sys.argv)
     print(f"wrote {WORKDIR.value}")
 
 

@@ -1,14 +1,16 @@
-"""A network with its parameters as pure functions: initialise, apply, encode, score."""
+"""A network as pure functions of its parameters: initialise, apply, encode, score."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sine_jax import network
-from sine_jax.config import Config, is_used
+from sine_jax.config import ModelConfig
 from sine_jax.layers.interests import relation_to_interests
 from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
@@ -16,76 +18,142 @@ from sine_jax.network import Network, Pairs
 from sine_jax.types import PAD, Array, Histories, Params, TrainBatch
 
 
-class Shifted(NamedTuple):
-    """The state of a network, and how much its user watches whatever is shown."""
+class Read(NamedTuple):
+    """What was read of histories: it scores any number of items.
 
-    state: Any
-    offset: Array  # [...], added to every score
+    Leading axes are [B] after `encode`, the end of each history, and [B, T] after `apply`, each of its positions. The
+    last three fields are what a network's own terms look at; `encode` leaves them out.
+    """
+
+    state: Any  # what the network's `score` reads
+    offset: Array | None = None  # [...] added to every score: how much the user watches whatever is shown
+    interests: Array | None = None  # [B, T, K, D] the sub-interest states
+    log_active: Array | None = None  # [B, T, K] log-probabilities of the active sub-interest, where they are learned
+    extra: Any = None  # what the network's own `auxiliary` reads
 
 
-def init(key: Array, config: Config, num_items: int) -> Params:
-    """Draws parameters.
+class Model(NamedTuple):
+    """A network of one configuration and catalogue, as pure functions; of `build_model`.
 
-    Args:
-      key: random key.
+    Any of them may be jitted, mapped and differentiated (on a CPU in reverse mode). The model is hashable, and equal
+    for equal arguments of `build_model`, so it may be a static argument of `jax.jit`.
+
+    Attributes:
+      init: key -> params; a tree of float32 arrays.
+      apply: (params, batch [B, T], *, key) -> Read at every position; the key is for dropout, None runs without.
+      encode: (params, histories [B, T]) -> Read after the last exposure of each.
+      score: (params, read [...], candidates [..., C]) -> [..., C] raw scores of each state's own candidates, float32.
+      score_items: (params, read [...], items [C]) -> [..., C] raw scores of the same items for all, float32.
+      user_vectors: read [B] -> [B, D], whose inner product with `params["item_embedding"]` is the score. An item bias
+        and a user's offset are not in it: add `params["item_bias"]` to the products; the offset changes no rank. Raises
+        ValueError for a network whose vectors depend on the candidate.
+      auxiliary: (params, read [B, T], batch [B, T]) -> the network's own terms by `<network>/<term>`, undivided means.
       config: the choices.
       num_items: N.
-
-    Returns:
-      A tree of float32 arrays; with learned loss weights, also `log_variances`, one per term.
-
-    Raises:
-      ValueError: there is no such network, or it wants skips that the configuration leaves out, or has no use for
-        times, for padding that is not masked or for sub-interests where the configuration speaks of them.
+      packs: whether several users may share a row of a training batch.
     """
-    kind = network.find(config.model.name)
-    if kind.reads_skips and not config.model.read_skips:
-        raise ValueError(f"model.name={config.model.name} reads skips: set model.read_skips")
-    if config.model.read_times and not kind.reads_times:
-        raise ValueError(f"model.name={config.model.name} has no use for times: leave model.read_times out")
-    if not config.model.mask_padding and not kind.pads_with_zeros:
-        raise ValueError(f"model.name={config.model.name} masks its padding: set model.mask_padding")
-    nothing = jnp.zeros((1, config.model.max_len), jnp.int32)
-    histories = Histories(nothing, nothing != PAD, nothing if config.model.read_times else None)
-    found = _network(config, num_items).init(key, histories, num_skips=config.objective.num_skips, method="everything")
-    params: dict[str, Any] = dict(found["params"])
-    if "interests" not in params:
-        for option, chosen in (
-            ("model.active=filter", config.model.active == "filter"),
-            ("objective.passive_form=best_interest", config.objective.passive_form == "best_interest"),
-        ):
-            if chosen:
-                raise ValueError(f"{option} is of sub-interests, which model.name={config.model.name} has none of")
-    if config.model.item_bias:
-        params["item_bias"] = jnp.zeros(num_items + 1)
-    if config.model.user_bias:
-        params["user_bias"] = jnp.array([1.0, 0.0])
-    if config.objective.weighting == "learned":
-        learned = ["sampled", "passive"] + ["active"] * ("interests" in params and config.model.active == "learned")
-        used = [term for term in learned if is_used(getattr(config.objective, term))]
-        params["log_variances"] = {term: jnp.zeros(()) for term in used}
-    return params
+
+    init: Callable[[Array], Params]
+    apply: Callable[..., Read]
+    encode: Callable[[Params, Histories], Read]
+    score: Callable[[Params, Read, Array], Array]
+    score_items: Callable[[Params, Read, Array], Array]
+    user_vectors: Callable[[Read], Array]
+    auxiliary: Callable[[Params, Read, TrainBatch], dict[str, Mean]]
+    config: ModelConfig
+    num_items: int
+    packs: bool
 
 
-def packs(config: Config) -> bool:
-    """Whether rows of training batches may hold several users: the network and the losses keep them apart."""
-    return network.find(config.model.name).packs and config.objective.sampled_form != "full_softmax"
-
-
-def apply(params: Params, batch: TrainBatch, config: Config, *, key: Array | None = None) -> Outputs:
-    """Runs the network over a training batch.
+@functools.cache
+def build_model(config: ModelConfig, *, num_items: int) -> Model:
+    """The functions of a network.
 
     Args:
-      params: of `init`.
-      batch: windows of width T; only the released filter, which there is in training alone, looks at the targets.
-      config: the choices.
-      key: for dropout; None runs without.
+      config: `config.model`.
+      num_items: N, items 1..N of the catalogue.
 
-    Returns:
-      Outputs at every position [B, T].
+    Raises:
+      ValueError: there is no such network, or the configuration asks of it what it does not do.
     """
-    active = jnp.argmax(active_relation(params, batch), axis=-1) if config.model.active == "filter" else None
-    return _run(params, batch.histories, active, config, key=key)
+    kind = network.find(config.name)
+    _refuse(config, kind)
+
+    def of(params: Params) -> Network:
+        """The module over the tables that there are: a step may look at a part of the catalogue (`sparse`)."""
+        return kind(config, params["item_embedding"].shape[0] - 1)
+
+    def init(key: Array) -> Params:
+        nothing = jnp.zeros((1, config.max_len), jnp.int32)
+        histories = Histories(nothing, nothing != PAD, nothing if config.read_times else None)
+        params: dict[str, Any] = dict(kind(config, num_items).init(key, histories, method="everything")["params"])
+        if config.active == "filter" and "interests" not in params:
+            raise ValueError(
+                f"model.active=filter: model.name={config.name} has no sub-interests; use "
+                "model.active=none, or model.name=sine"
+            )
+        if config.item_bias:
+            params["item_bias"] = jnp.zeros(num_items + 1)
+        if config.user_bias:
+            params["user_bias"] = jnp.array([1.0, 0.0])
+        return params
+
+    def apply(params: Params, batch: TrainBatch, *, key: Array | None = None) -> Read:
+        # Only the released filter, which exists in training alone, looks at the targets.
+        active = jnp.argmax(active_relation(params, batch), axis=-1) if config.active == "filter" else None
+        return read(params, batch.histories, active, key)
+
+    def encode(params: Params, histories: Histories) -> Read:
+        found = read(params, histories, None, None)
+        return jax.tree.map(lambda x: x[:, -1], Read(found.state, found.offset))
+
+    def read(params: Params, histories: Histories, active: Array | None, key: Array | None) -> Read:
+        if config.read_times and histories.times is None:
+            raise ValueError("model.read_times=True: the histories have times=None; give their times")
+        rngs = None if key is None else {"dropout": key}
+        outputs: Any = of(params).apply({"params": params}, histories, active, deterministic=key is None, rngs=rngs)
+        offset = None
+        if "user_bias" in params:
+            weight, bias = params["user_bias"]
+            offset = weight * _log_odds_of_watching(histories) + bias
+        return Read(outputs.state, offset, outputs.interests, outputs.log_active, outputs.extra)
+
+    def scored(params: Params, read: Read, items: Array) -> Array:
+        """Scores by the network and the user's offset, without the items' biases."""
+        embeddings = embed(params, items, dtype=config.dtype)
+        scores: Any = of(params).apply({"params": params}, read.state, embeddings, method="score")
+        return scores if read.offset is None else scores + read.offset[..., None]
+
+    def score(params: Params, read: Read, candidates: Array) -> Array:
+        scores = scored(params, read, candidates)
+        return scores + params["item_bias"][candidates] if "item_bias" in params else scores
+
+    def score_items(params: Params, read: Read, items: Array) -> Array:
+        scores = scored(params, read, items)
+        if "item_bias" not in params:
+            return scores
+        return scores + params["item_bias"][items].reshape((1,) * (scores.ndim - 1) + items.shape)
+
+    def user_vectors(read: Read) -> Array:
+        if kind.score is not Network.score or read.state.keys is not None:
+            raise ValueError(
+                f"model.name={config.name}, model.fusion={config.fusion}: there is no user vector, since the candidate "
+                "takes part in the score; for retrieval use model.name=sine with model.fusion=collapsed, or sasrec"
+            )
+        return read.state.vectors[:, 0]
+
+    def auxiliary(params: Params, read: Read, batch: TrainBatch) -> dict[str, Mean]:
+        pairs = Pairs(
+            positives=embed(params, batch.positives, dtype=config.dtype),
+            skips=embed(params, batch.skips, dtype=config.dtype),
+            has_target=batch.has_target,
+            skipped=batch.skips != PAD,
+        )
+        outputs = Outputs(read.state, read.interests, read.log_active, read.extra)
+        terms: Any = of(params).apply({"params": params}, outputs, pairs, method="auxiliary")
+        return {f"{config.name}/{name}": term for name, term in terms.items()}
+
+    return Model(init, apply, encode, score, score_items, user_vectors, auxiliary, config, num_items, packs=kind.packs)
 
 
 def active_relation(params: Params, batch: TrainBatch) -> Array:
@@ -94,115 +162,21 @@ def active_relation(params: Params, batch: TrainBatch) -> Array:
     return relation_to_interests(params["interests"], table[batch.positives], table[skips], skipped=skips != PAD)
 
 
-def auxiliary(params: Params, outputs: Outputs, batch: TrainBatch, config: Config) -> dict[str, Mean]:
-    """The terms that the network has of its own, over a batch that `apply` gave `outputs` for."""
-    pairs = Pairs(
-        positives=embed(params, batch.positives, config),
-        skips=embed(params, batch.skips, config),
-        has_target=batch.positives != PAD,
-        skipped=batch.skips != PAD,
-    )
-    if isinstance(outputs.state, Shifted):
-        outputs = outputs._replace(state=outputs.state.state)
-    terms: Any = _of(params, config).apply({"params": params}, outputs, pairs, method="auxiliary")
-    return dict(terms)
-
-
-def encode(params: Params, histories: Histories, config: Config) -> Any:
-    """Reads each history once; what is returned scores any number of items.
-
-    Args:
-      params: of `init`.
-      histories: [B, T] windows, left-padded.
-      config: the choices.
-
-    Returns:
-      The state after the last exposure, leading axis B.
-    """
-    return jax.tree.map(lambda x: x[:, -1], _run(params, histories, None, config, key=None).state)
-
-
-def score_candidates(params: Params, state: Any, candidates: Array, config: Config) -> Array:
-    """Scores candidates [..., C] of each state [...], such as each user's [B, C]; returns [..., C] float32."""
-    scores = _score(params, state, embed(params, candidates, config), config)
-    return scores + params["item_bias"][candidates] if "item_bias" in params else scores
-
-
-def score_items(params: Params, state: Any, items: Array, config: Config) -> Array:
-    """Scores the same items [C] for every state [...], such as each user's [B]; returns [..., C] float32."""
-    scores = _score(params, state, embed(params, items, config), config)
-    if "item_bias" not in params:
-        return scores
-    return scores + params["item_bias"][items].reshape((1,) * (scores.ndim - 1) + items.shape)
-
-
-def score(params: Params, histories: Histories, candidates: Array, config: Config) -> Array:
-    """Scores each user's candidates.
-
-    Args:
-      params: of `init`.
-      histories: [B, T] windows, left-padded.
-      candidates: [B, C] items.
-      config: the choices.
-
-    Returns:
-      [B, C] raw scores, float32.
-    """
-    return score_candidates(params, encode(params, histories, config), candidates, config)
-
-
-def user_vectors(params: Params, histories: Histories, config: Config) -> Array:
-    """One vector per user whose inner product with `item_embedding` is the score, for nearest-neighbour search.
-
-    An item bias and a user's offset are not in it: add `item_bias` to the products; the offset does not change ranks.
-
-    Args:
-      params: of `init`.
-      histories: [B, T] windows, left-padded.
-      config: the choices; the network must score by one vector per user.
-
-    Returns:
-      [B, D].
-
-    Raises:
-      ValueError: for a network whose vectors depend on the candidate.
-    """
-    state = encode(params, histories, config)
-    state = state.state if isinstance(state, Shifted) else state
-    if type(_of(params, config)).score is not Network.score or state.keys is not None:
-        raise ValueError(
-            "what the candidate takes part in has no user vector: for retrieval train a network that scores by one, "
-            "such as model.name=sine with model.fusion=collapsed"
-        )
-    return state.vectors[:, 0]
-
-
-def embed(params: Params, items: Array, config: Config) -> Array:
+def embed(params: Params, items: Array, *, dtype: str) -> Array:
     """Embeddings of items [...] in the compute type, [..., D]."""
-    return params["item_embedding"][items].astype(config.model.dtype)
+    return params["item_embedding"][items].astype(dtype)
 
 
-def _network(config: Config, num_items: int) -> Network:
-    return network.find(config.model.name)(config.model, num_items)
-
-
-def _of(params: Params, config: Config) -> Network:
-    """The network that parameters belong to."""
-    return _network(config, params["item_embedding"].shape[0] - 1)
-
-
-def _run(params: Params, histories: Histories, active: Array | None, config: Config, *, key: Array | None) -> Outputs:
-    if config.model.read_times and histories.times is None:
-        raise ValueError("model.read_times wants histories with times")
-    rngs = None if key is None else {"dropout": key}
-    outputs: Any = _of(params, config).apply(
-        {"params": params}, histories, active, deterministic=key is None, rngs=rngs
-    )
-    if "user_bias" in params:
-        weight, bias = params["user_bias"]
-        offset = weight * _log_odds_of_watching(histories) + bias
-        outputs = outputs._replace(state=Shifted(outputs.state, offset))
-    return outputs
+def _refuse(config: ModelConfig, kind: type[Network]) -> None:
+    """Refuses what a network does not do."""
+    if kind.reads_skips and not config.read_skips:
+        raise ValueError(
+            f"model.name={config.name} needs skipped exposures as input, but model.read_skips=False; set it to true"
+        )
+    if config.read_times and not kind.reads_times:
+        raise ValueError(f"model.read_times=True has no effect with model.name={config.name}; set it to false")
+    if not config.mask_padding and not kind.pads_with_zeros:
+        raise ValueError(f"model.mask_padding=False: model.name={config.name} always masks its padding; set it to true")
 
 
 def _log_odds_of_watching(histories: Histories) -> Array:
@@ -215,10 +189,3 @@ def _log_odds_of_watching(histories: Histories) -> Array:
 
     watched, skipped = number(histories.watched), number((histories.items != PAD) & ~histories.watched)
     return jnp.log(watched + 1.0) - jnp.log(skipped + 1.0)
-
-
-def _score(params: Params, state: Any, embeddings: Array, config: Config) -> Array:
-    if isinstance(state, Shifted):
-        return _score(params, state.state, embeddings, config) + state.offset[..., None]
-    scores: Any = _of(params, config).apply({"params": params}, state, embeddings, method="score")
-    return scores

@@ -78,11 +78,11 @@ class Network(nn.Module):
         """Terms of the objective that this network alone has, each weighed by `objective.auxiliary`."""
         return {}
 
-    def everything(self, histories: Histories, *, num_skips: int) -> Any:
+    def everything(self, histories: Histories) -> Any:
         """Goes through all that has parameters, to draw them."""
         outputs = self(histories, None, deterministic=True)
-        items = jnp.zeros((*histories.items.shape, num_skips, self.config.dim), self.config.dtype)
-        skipped = jnp.zeros((*histories.items.shape, num_skips), bool)
+        items = jnp.zeros((*histories.items.shape, 1, self.config.dim), self.config.dtype)
+        skipped = jnp.zeros((*histories.items.shape, 1), bool)
         pairs = Pairs(items[..., 0, :], items, skipped[..., 0], skipped)
         return self.score(outputs.state, items), self.auxiliary(outputs, pairs)
 

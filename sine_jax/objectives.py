@@ -2,58 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sine_jax import losses, model
+from sine_jax import losses
 from sine_jax.config import Config, is_used, parse_weight
 from sine_jax.losses import Mean
+from sine_jax.model import Model, Read, active_relation, embed
 from sine_jax.types import PAD, Array, Params, TrainBatch
+
+# The terms of the library's own, each weighed by the option of its name. A network's own terms are named
+# `<network>/<term>`, so they can neither hide one of these nor be weighed by another option than `auxiliary`.
+TERMS = ("sampled", "passive", "pointwise", "dcor", "l2", "active")
+
+
+def init(params: Params, *, config: Config) -> Params:
+    """Adds what the objective learns to the parameters of a model.
+
+    Args:
+      params: of `Model.init`.
+      config: the choices.
+
+    Returns:
+      The parameters; with `objective.weighting=learned` also `log_variances`, one [] per term.
+
+    Raises:
+      ValueError: the objective is about sub-interests, and the network has none.
+    """
+    if config.objective.passive_form == "best_interest" and "interests" not in params:
+        raise ValueError(
+            f"objective.passive_form=best_interest: model.name={config.model.name} has no sub-interests; use "
+            "objective.passive_form=score"
+        )
+    if config.objective.weighting != "learned":
+        return params
+    learned = ["sampled", "passive"] + ["active"] * ("interests" in params and config.model.active == "learned")
+    used = [term for term in learned if is_used(getattr(config.objective, term))]
+    return {**params, "log_variances": {term: jnp.zeros(()) for term in used}}
 
 
 def objective(
     params: Params,
     batches: TrainBatch | Sequence[TrainBatch],
     key: Array | None,
-    config: Config,
     *,
+    config: Config,
+    model: Model,
     step: Array | int = 0,
     axis_name: str | None = None,
-    num_items: int | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Watched over sampled, watched over skipped, and what keeps the sub-interests apart and told apart.
 
     Args:
-      params: of `model.init`.
+      params: of `init`, or of `Model.init` where no weight is learned.
       batches: one batch, or batches of different widths that count as one: a mean is over the pairs of all of them.
       key: for dropout; None runs without.
       config: the choices.
+      model: of `build_model(config.model, ...)`.
       step: for weights that follow a schedule.
       axis_name: device axis, if any; `pmean` of what is returned is then the value over all devices.
-      num_items: N, where the tables of `params` hold a part of the catalogue (`sparse`); else they tell it.
 
     Returns:
       The loss [] and its terms [] by name, unweighted. A term whose weight is 0 throughout is left out.
     """
     parts = (batches,) if isinstance(batches, TrainBatch) else tuple(batches)
-    num_items = params["item_embedding"].shape[0] - 1 if num_items is None else num_items
     means: dict[str, list[Mean]] = {}
     for i, batch in enumerate(parts):
-        for name, part in _pair_terms(
-            params, batch, None if key is None else jax.random.fold_in(key, i), config, num_items=num_items
-        ).items():
+        of_part = None if key is None else jax.random.fold_in(key, i)
+        for name, part in _pair_terms(params, batch, of_part, config=config, model=model).items():
             means.setdefault(name, []).append(part)
     terms = {name: losses.mean(parts, axis_name=axis_name) for name, parts in means.items()}
     terms |= _parameter_terms(params, config)
     loss = jnp.zeros(())
     for name, value in terms.items():
-        spec = getattr(
-            config.objective, name, config.objective.auxiliary
-        )  # a network's own terms have names of their own
+        spec = getattr(config.objective, name) if name in TERMS else config.objective.auxiliary
         loss = loss + weight(spec, step) * _uncertain(params, name, value)
     return loss, terms
 
@@ -61,10 +87,7 @@ def objective(
 def weight(spec: float | str, step: Array | int) -> Array | float:
     """The weight [] that a specification (see `config.parse_weight`) gives after `step` steps."""
     kind, start, end, steps = parse_weight(spec)
-    if kind == "constant":
-        return start
-    shape = {"linear": optax.linear_schedule(0.0, 1.0, steps), "cosine": _cosine(steps)}[kind]
-    return start + (end - start) * shape(step)
+    return start if kind not in SHAPES else start + (end - start) * SHAPES[kind](steps)(step)
 
 
 def _cosine(steps: int) -> optax.Schedule:
@@ -72,76 +95,118 @@ def _cosine(steps: int) -> optax.Schedule:
     return lambda step: 1.0 - decay(step)
 
 
+SHAPES: Mapping[str, Callable[[int], optax.Schedule]] = {
+    "linear": lambda steps: optax.linear_schedule(0.0, 1.0, steps),
+    "cosine": _cosine,
+}  # of a weight, from 0 to 1; a constant weight has none
+
+
+class Scored(NamedTuple):
+    """A batch with what the model says of it: what the terms over pairs are made of."""
+
+    params: Params
+    batch: TrainBatch
+    read: Read  # [B, T]
+    positive_scores: Array  # [B, T, 1]
+    sampled_scores: Array  # [B, T, M]
+    skipped_scores: Array  # [B, T, S]
+    sampled_pairs: Array  # [B, T, M] bool
+    skipped_pairs: Array  # [B, T, S] bool
+    config: Config
+    model: Model
+
+
 def _pair_terms(
-    params: Params, batch: TrainBatch, key: Array | None, config: Config, *, num_items: int
+    params: Params, batch: TrainBatch, key: Array | None, *, config: Config, model: Model
 ) -> dict[str, Mean]:
     """The terms over pairs of items, as undivided means."""
-    objective = config.objective
-    outputs = model.apply(params, batch, config, key=key)
-    num_negatives = batch.negatives.shape[-1]
-    items = jnp.concatenate([batch.positives[..., None], batch.negatives, batch.skips], axis=-1)
-    scores = model.score_candidates(params, outputs.state, items, config)  # [B, T, 1 + M + S]
-    watched, sampled, skipped = jnp.split(scores, [1, 1 + num_negatives], axis=-1)
-    has_target = (batch.positives != PAD)[..., None]
-    pairs = has_target & (batch.skips != PAD)
-
+    objective, num_negatives = config.objective, batch.negatives.shape[-1]
+    read = model.apply(params, batch, key=key)
+    scores = model.score(params, read, batch.candidates)  # [B, T, 1 + M + S]
+    positive, sampled, skipped = jnp.split(scores, [1, 1 + num_negatives], axis=-1)
+    sampled_pairs, skipped_pairs = jnp.split(batch.pairs, [num_negatives], axis=-1)
+    scored = Scored(
+        params,
+        batch,
+        read,
+        positive_scores=positive,
+        sampled_scores=sampled,
+        skipped_scores=skipped,
+        sampled_pairs=sampled_pairs,
+        skipped_pairs=skipped_pairs,
+        config=config,
+        model=model,
+    )
     terms = {}
     if is_used(objective.sampled):
-        terms["sampled"] = _over_sampled(params, batch, outputs.state, watched, sampled, config, num_items)
+        terms["sampled"] = SAMPLED[objective.sampled_form](scored)
     if is_used(objective.passive):
-        if objective.passive_form == "best_interest":
-            embeddings = model.embed(params, items, config)
-            relations = jnp.einsum("btkd,btcd->btkc", outputs.interests, embeddings, preferred_element_type=jnp.float32)
-            margins = jnp.max(relations[..., :1] - relations[..., 1 + num_negatives :], axis=-2)
-            terms["passive"] = losses.preference_loss(margins, jnp.zeros_like(margins), where=pairs)
-        else:
-            terms["passive"] = losses.preference_loss(watched, skipped, where=pairs)
+        terms["passive"] = PASSIVE[objective.passive_form](scored)
     if is_used(objective.pointwise):
-        has_item = jnp.concatenate([has_target, pairs], axis=-1)
-        logits = jnp.concatenate([watched, skipped], axis=-1)
-        labels = jnp.arange(logits.shape[-1]) == 0
-        terms["pointwise"] = losses.watch_probability_loss(
-            logits, jnp.broadcast_to(labels[None, None], logits.shape), where=has_item
-        )
+        terms["pointwise"] = _pointwise(scored)
     if is_used(objective.auxiliary):
-        terms |= model.auxiliary(params, outputs, batch, config)
-    if outputs.log_active is not None and is_used(objective.active):
-        relation = model.active_relation(params, batch)
-        if objective.active_target == "soft":
-            target = jax.nn.softmax(relation, axis=-1)
-        else:
-            target = jax.nn.one_hot(jnp.argmax(relation, axis=-1), relation.shape[-1])
-        terms["active"] = losses.cross_entropy(outputs.log_active, target, where=has_target[..., 0])
+        terms |= model.auxiliary(params, read, batch)
+    if read.log_active is not None and is_used(objective.active):
+        target = ACTIVE_TARGETS[objective.active_target](active_relation(params, batch))
+        terms["active"] = losses.cross_entropy(read.log_active, target, where=batch.has_target)
     return terms
 
 
-def _over_sampled(
-    params: Params, batch: TrainBatch, state: Any, watched: Array, sampled: Array, config: Config, num_items: int
-) -> Mean:
-    """Watched [B, T, 1] over sampled [B, T, M], in the form that the configuration names."""
-    form, where = config.objective.sampled_form, (batch.positives != PAD)[..., None] & (batch.negatives != PAD)
-    if form == "softmax":
-        if batch.log_chances is None:
-            raise ValueError("sampled_form=softmax wants batches with log_chances, the chances of their negatives")
-        return losses.sampled_softmax_loss(watched, sampled, batch.log_chances, where=where)
-    if form == "gbce":
-        beta = losses.gbce_beta(num_negatives=sampled.shape[-1], num_items=num_items, t=config.objective.gbce_t)
-        return losses.gbce_loss(watched, sampled, beta=beta, where=where)
-    if form == "full_softmax":
-        return _over_catalogue(params, batch, state, watched[..., 0], config, num_items=num_items)
-    return losses.preference_loss(watched, sampled, where=where)
+def _passive_by_score(scored: Scored) -> Mean:
+    """Watched over skipped by their scores."""
+    return losses.preference_loss(scored.positive_scores, scored.skipped_scores, where=scored.skipped_pairs)
+
+
+def _passive_by_best_interest(scored: Scored) -> Mean:
+    """Watched over skipped by the sub-interest that parts them best."""
+    num_negatives = scored.sampled_scores.shape[-1]
+    embeddings = embed(scored.params, scored.batch.candidates, dtype=scored.config.model.dtype)
+    relations = jnp.einsum("btkd,btcd->btkc", scored.read.interests, embeddings, preferred_element_type=jnp.float32)
+    margins = jnp.max(relations[..., :1] - relations[..., 1 + num_negatives :], axis=-2)
+    return losses.preference_loss(margins, jnp.zeros_like(margins), where=scored.skipped_pairs)
+
+
+def _pointwise(scored: Scored) -> Mean:
+    """The logistic loss of watching, over the positive and its skips."""
+    has_item = jnp.concatenate([scored.batch.has_target[..., None], scored.skipped_pairs], axis=-1)
+    logits = jnp.concatenate([scored.positive_scores, scored.skipped_scores], axis=-1)
+    labels = jnp.arange(logits.shape[-1]) == 0
+    return losses.watch_probability_loss(logits, jnp.broadcast_to(labels[None, None], logits.shape), where=has_item)
+
+
+def _sampled_bpr(scored: Scored) -> Mean:
+    return losses.preference_loss(scored.positive_scores, scored.sampled_scores, where=scored.sampled_pairs)
+
+
+def _sampled_softmax(scored: Scored) -> Mean:
+    log_chances = scored.batch.log_chances
+    if log_chances is None:
+        raise ValueError(
+            "objective.sampled_form=softmax: the batch has log_chances=None; make it with this same configuration"
+        )
+    return losses.sampled_softmax_loss(
+        scored.positive_scores, scored.sampled_scores, log_chances, where=scored.sampled_pairs
+    )
+
+
+def _sampled_gbce(scored: Scored) -> Mean:
+    beta = losses.gbce_beta(
+        num_negatives=scored.sampled_scores.shape[-1],
+        num_items=scored.model.num_items,
+        t=scored.config.objective.gbce_t,
+    )
+    return losses.gbce_loss(scored.positive_scores, scored.sampled_scores, beta=beta, where=scored.sampled_pairs)
 
 
 CHUNK = 1024  # items of the catalogue scored at once by the full softmax
 
 
-def _over_catalogue(
-    params: Params, batch: TrainBatch, state: Any, watched: Array, config: Config, *, num_items: int
-) -> Mean:
+def _full_softmax(scored: Scored) -> Mean:
     """Cross-entropy [B, T] of the watched item in the catalogue, less what else the user watched in the window.
 
     The catalogue is scored in chunks, again in the backward pass: scores of all of it are never held at once.
     """
+    batch, num_items, positive_scores = scored.batch, scored.model.num_items, scored.positive_scores[..., 0]
     size = min(CHUNK, num_items)
     rows = jnp.arange(len(batch.users))[:, None]
     # The first item of a window is no position's target.
@@ -150,7 +215,7 @@ def _over_catalogue(
     @jax.checkpoint
     def add(total: Array, chunk: Array) -> tuple[Array, None]:
         items = 1 + chunk * size + jnp.arange(size)
-        scores = model.score_items(params, state, jnp.minimum(items, num_items), config)  # [B, T, C]
+        scores = scored.model.score_items(scored.params, scored.read, jnp.minimum(items, num_items))  # [B, T, C]
         place = own - 1 - chunk * size
         outside = jnp.where(place < 0, size, place)  # a negative index would count from the end
         allowed = jnp.broadcast_to((items <= num_items)[None], (len(batch.users), size))
@@ -158,8 +223,24 @@ def _over_catalogue(
         part = jax.nn.logsumexp(jnp.where(allowed[:, None], scores, -jnp.inf), axis=-1)
         return jnp.logaddexp(total, part), None
 
-    total, _ = jax.lax.scan(add, watched, jnp.arange(-(-num_items // size)))
-    return losses.masked(total - watched, where=batch.positives != PAD)
+    total, _ = jax.lax.scan(add, positive_scores, jnp.arange(-(-num_items // size)))
+    return losses.masked(total - positive_scores, where=batch.has_target)
+
+
+# What an option's word stands for.
+Term = Callable[[Scored], Mean]
+SAMPLED: Mapping[str, Term] = {
+    "bpr": _sampled_bpr,
+    "softmax": _sampled_softmax,
+    "gbce": _sampled_gbce,
+    "full_softmax": _full_softmax,
+}
+PASSIVE: Mapping[str, Term] = {"score": _passive_by_score, "best_interest": _passive_by_best_interest}
+ACTIVE_TARGETS: Mapping[str, Callable[[Array], Array]] = {
+    "hard": lambda relation: jax.nn.one_hot(jnp.argmax(relation, axis=-1), relation.shape[-1]),
+    "soft": lambda relation: jax.nn.softmax(relation, axis=-1),
+}
+PENALTIES: Mapping[str, Callable[[Array], Array]] = {"norm": jnp.sqrt, "squared": lambda squared: squared}
 
 
 def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
@@ -169,7 +250,7 @@ def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
         terms["dcor"] = losses.total_distance_correlation(params["interests"])
     if is_used(config.objective.l2):
         squared = jnp.sum(jnp.square(params["item_embedding"]))
-        terms["l2"] = jnp.sqrt(squared) if config.objective.l2_form == "norm" else squared
+        terms["l2"] = PENALTIES[config.objective.l2_form](squared)
     return terms
 
 

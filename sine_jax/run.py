@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sine_jax import checkpoints, model, optimizer, parallel, progress, training, workdir
+from sine_jax import checkpoints, objectives, optimizer, parallel, progress, training, workdir
 from sine_jax import config as configs
 from sine_jax.batches import pipeline
 from sine_jax.checkpoints import About, Progress
@@ -21,6 +21,8 @@ from sine_jax.config import Config
 from sine_jax.data import datasets, splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
+from sine_jax.evaluation.ranking import Evaluation
+from sine_jax.model import Model, build_model
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
 
@@ -37,21 +39,25 @@ class Setup(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A trained model with all that it takes to evaluate it."""
+    """A trained model, and what its checkpoint says of itself."""
 
     params: Params
     config: Config
-    dataset: Dataset
     about: About
 
+    @property
+    def model(self) -> Model:
+        """The functions that the parameters belong to."""
+        return build_model(self.config.model, num_items=self.about.data["num_items"])
 
-def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()) -> Progress:
+
+def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Progress:
     """Trains until the epochs are over or early stopping says so; the same call again goes on where it was.
 
     Args:
-      config: the choices.
       data: folder of a prepared data set.
       folder: the workdir.
+      config: the choices.
       command: what the user typed, for the record.
 
     Returns:
@@ -64,7 +70,7 @@ def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()
     configs.validate(config)
     dataset = datasets.load(data)
     identity = identify(dataset)
-    setup = prepare(config, dataset)
+    setup = set_up(dataset, config=config)
     path = workdir.create(folder)
     workdir.claim(path, config, identity, command=command)
     store_path = path / workdir.CHECKPOINTS
@@ -86,64 +92,125 @@ def train(config: Config, data: str, folder: str, *, command: Sequence[str] = ()
     return at
 
 
-def prepare(config: Config, dataset: Dataset) -> Setup:
+def set_up(dataset: Dataset, *, config: Config) -> Setup:
     """Lays out the data and compiles nothing yet: functions compile at their first call, once.
 
     Raises:
       ValueError: the data set has nothing to train on or to validate with.
     """
     num_items = dataset.info.num_items
+    model = build_model(config.model, num_items=num_items)
     split = splits.split(dataset.log, config.data).valid
-    source = pipeline.columns(dataset.log, split, config, num_items=num_items)
-    strata = pipeline.stratify(source.reading, config, packed=model.packs(config))
-    tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * strata.num_steps)
-    pipelines = {"resident": training.resident_epoch, "streamed": training.streamed_epoch}
-    named = {**pipelines, "auto": pipelines["resident" if pipeline.fits_device(source) else "streamed"]}
+    feed = pipeline.feed(dataset.log, split, config=config, num_items=num_items, packed=model.packs)
+    tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * feed.strata.num_steps)
+    epochs = {**training.EPOCHS, "auto": training.EPOCHS[pipeline.fitting(feed.source)]}
     task = ranking.lay_out(dataset.log, config=config, num_items=num_items, part="valid", protocol=protocols.EXPOSED)
-    measured = ranking.compile_ranking(scorers.of_model(config), task)
+    measured = ranking.compile_ranking(scorers.of_model(model), task)
+
+    def blank() -> TrainState:
+        params = objectives.init(model.init(jax.random.key(config.train.seed)), config=config)
+        return training.init_state(params, tx)
 
     def initial() -> TrainState:
-        prior = None
-        if config.model.item_bias_init == "counted":
-            learned = simple_scorers.training(dataset.log, split)
-            prior = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
-        return training.init_state(config, tx, num_items=num_items, item_bias=prior)
+        state = blank()
+        if config.model.item_bias_init == "zeros":
+            return state
+        learned = simple_scorers.training(dataset.log, split)
+        counted = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
+        return training.init_state({**state.params, "item_bias": counted}, tx)
 
     return Setup(
-        run_epoch=named[config.train.pipeline](config, source, strata, tx, num_items=num_items),
+        run_epoch=epochs[config.train.pipeline](feed, model=model, optimizer=tx),
         validate=lambda params: ranking.means(measured(params)),
         initial=initial,
-        blank=lambda: training.init_state(config, tx, num_items=num_items),
-        steps_per_epoch=strata.num_steps,
-        users=strata.num_users,
+        blank=blank,
+        steps_per_epoch=feed.strata.num_steps,
+        users=feed.strata.num_users,
     )
 
 
-def restore(folder: str, *, checkpoint: str, data: str | None = None) -> Restored:
-    """Restores a model to evaluate it, on whatever devices there are.
+def restore(folder: str, *, checkpoint: str = "best") -> Restored:
+    """Restores a model on whatever devices there are; no data set is read.
 
     Args:
       folder: the workdir.
       checkpoint: `best`, `latest` or a step.
-      data: folder of the prepared data set, where it has moved since.
 
     Raises:
-      ValueError: nothing to restore, or the data set is not the one that the model was trained on.
+      ValueError: there is nothing to restore.
     """
 
     def template(about: About) -> Params:
         config = configs.from_dict(about.config)
-        return jax.eval_shape(lambda: model.init(jax.random.key(0), config, about.data["num_items"]))
+        model = build_model(config.model, num_items=about.data["num_items"])
+        return jax.eval_shape(lambda: objectives.init(model.init(jax.random.key(0)), config=config))
 
     params, about = checkpoints.restore_params(Path(folder) / workdir.CHECKPOINTS, checkpoint, template)
-    dataset = datasets.load(data or about.data["path"])
-    for name, value in identify(dataset).items():
+    return Restored(params, configs.from_dict(about.config), about)
+
+
+def dataset(restored: Restored, *, data: str | None = None) -> Dataset:
+    """The data set that a model was trained on.
+
+    Args:
+      restored: of `restore`.
+      data: its folder, where it has moved since.
+
+    Raises:
+      ValueError: there is none, or it is not the one that the model was trained on.
+    """
+    about = restored.about
+    found = datasets.load(data or about.data["path"])
+    for name, value in identify(found).items():
         if name != "path" and value != about.data[name]:
             raise ValueError(
-                f"{dataset.path} is not the data set of {folder}: its {name} is {value}, but the checkpoint's is "
-                f"{about.data[name]}; pass the data set that it was trained on"
+                f"{found.path}: its {name} is {value}, but the model was trained on {about.data[name]}; "
+                "pass the data set that it was trained on"
             )
-    return Restored(params, configs.from_dict(about.config), dataset, about)
+    return found
+
+
+def evaluate(
+    folder: str,
+    *,
+    split: str = "test",
+    protocol: str = "exposed",
+    checkpoint: str = "best",
+    data: str | None = None,
+    candidates: str | None = None,
+    simple: bool = True,
+) -> Evaluation:
+    """Ranks a held-out split by a trained model, beside the simple scorers.
+
+    Args:
+      folder: the workdir of a run.
+      split: `valid` or `test`.
+      protocol: `exposed` (against the skips around the target) or `full` (against the whole catalogue).
+      checkpoint: `best`, `latest` or a step.
+      data: folder of the data set, where it has moved since.
+      candidates: which skips, `released` or `before_target`; as the run was validated by default.
+      simple: whether the simple scorers are evaluated too.
+
+    Returns:
+      Values per user, by scorer and metric; the model's scorer bears the name `model.name`. `means` has their means.
+
+    Raises:
+      ValueError: there is nothing to restore, another data set, or nobody has a target.
+    """
+    restored = restore(folder, checkpoint=checkpoint)
+    config = configs.replace(restored.config, {} if candidates is None else {"data.candidates": candidates})
+    trained_on = dataset(restored, data=data)
+    found = ranking.evaluate(
+        trained_on.log,
+        config=config,
+        num_items=trained_on.info.num_items,
+        part=split,
+        protocol=protocols.PROTOCOLS[protocol],
+        models={config.model.name: restored.params},
+        simple=simple,
+    )
+    about = {"checkpoint": checkpoint, "step": restored.about.progress.step, "fingerprint": trained_on.info.fingerprint}
+    return found._replace(about=about, user_ids=datasets.user_ids(trained_on.path))
 
 
 def identify(dataset: Dataset) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Array = jax.Array
@@ -100,6 +101,22 @@ class TrainBatch(NamedTuple):
     def histories(self) -> Histories:
         """The inputs alone."""
         return Histories(self.items, self.watched, self.times, self.segments)
+
+    @property
+    def candidates(self) -> Array:
+        """All that a position's state is to score, [B, T, 1 + M + S]: the positive, the negatives, the skips."""
+        return jnp.concatenate([self.positives[..., None], self.negatives, self.skips], axis=-1)
+
+    @property
+    def has_target(self) -> Array:
+        """[B, T] bool, True where a position has a positive."""
+        return self.positives != PAD
+
+    @property
+    def pairs(self) -> Array:
+        """[B, T, M + S] bool, True where the positive and this negative or skip both exist."""
+        others = jnp.concatenate([self.negatives, self.skips], axis=-1)
+        return self.has_target[..., None] & (others != PAD)
 
 
 class EvalBatch(NamedTuple):

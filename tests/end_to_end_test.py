@@ -38,7 +38,7 @@ def test_a_log_is_prepared_trained_on_restored_and_evaluated(tmp_path):
     scores = []
     for devices in (1, 8):
         table = launch("evaluate", f"--workdir={workdir}", "--checkpoint=latest", devices=devices)
-        assert "SINE" in table and "random" in table
-        found = json.loads((workdir / "evaluation" / "test_exposed.json").read_text())["scorers"]["SINE"]
+        assert "sine" in table and "random" in table
+        found = json.loads((workdir / "evaluation" / "test_exposed.json").read_text())["scorers"]["sine"]
         scores.append({name: values["mean"] for name, values in found.items()})
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)

@@ -26,11 +26,15 @@ def configured(**overrides):
     return configs.replace(presets.default(), small | {k.replace("__", "."): v for k, v in overrides.items()})
 
 
-def prepared(config, log=None, packed=True):
+def fed(config, log=None, packed=True):
     log = random_log() if log is None else log
     split = splits.split(log, config.data).valid
-    source = pipeline.columns(log, split, config, num_items=NUM_ITEMS)
-    return source, pipeline.stratify(source.reading, config, packed=packed)
+    return pipeline.feed(log, split, config=config, num_items=NUM_ITEMS, packed=packed)
+
+
+def prepared(config, log=None, packed=True):
+    source, strata, *_ = fed(config, log, packed)
+    return source, strata
 
 
 def make_log(*users: list[tuple[int, int]]) -> EventLog:

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objectives, presets
+from sine_jax import presets
 from sine_jax.layers import scoring
 from sine_jax.types import PAD, TrainBatch
 
@@ -16,7 +17,7 @@ apply = jax.jit(model.apply, static_argnames="config")
 encode = jax.jit(model.encode, static_argnames="config")
 init = jax.jit(model.init, static_argnums=(1, 2))
 score = jax.jit(model.score, static_argnames="config")
-total = jax.jit(lambda *args: objectives.objective(*args)[0], static_argnums=3)
+total = jax.jit(lambda *args: model.objective(*args)[0], static_argnums=3)
 
 
 def small(preset="default", **overrides):
@@ -258,7 +259,7 @@ def test_training_and_inference_agree_on_the_last_position(config, params):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[:, -1], b, rtol=1e-5, atol=1e-6),
         at_each,
-        encode(params, batch.histories, config),
+        encode(params, batch.histories, config).state,
     )
 
 

@@ -4,11 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, network, objectives, presets
+from sine_jax import network, presets
 from sine_jax.types import Histories, TrainBatch
 
 B, T, N = 3, 6, 12
@@ -55,7 +56,7 @@ def scores_everywhere(name: str, read: Histories) -> np.ndarray:
     windows = TrainBatch(users, read.items, read.watched, nothing, nothing[..., None], nothing[..., None])
     windows = windows._replace(segments=read.segments)
     config, params = configured(name), parameters(name)
-    state = model.apply(params, windows, config).state
+    state = model.apply(params, windows, config)
     items = jnp.broadcast_to(jnp.arange(1, N + 1), (rows, width, N))
     return np.asarray(model.score_candidates(params, state, items, config))
 
@@ -113,7 +114,7 @@ def test_the_last_state_scores_candidates_as_it_scores_the_catalogue(name):
 @EVERY
 def test_every_parameter_learns_and_the_loss_falls(name):
     config, params = configured(name), parameters(name)
-    value = jax.jit(jax.value_and_grad(lambda p: objectives.objective(p, batch(), None, config)[0]))
+    value = jax.jit(jax.value_and_grad(lambda p: model.objective(p, batch(), None, config)[0]))
     first, gradients = value(params)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.isfinite(gradient).all(), path
@@ -127,7 +128,7 @@ def test_every_parameter_learns_and_the_loss_falls(name):
 def test_dropout_is_drawn_by_key(name):
     config = configured(name, dropout=0.5)
     first, same, other = (
-        objectives.objective(parameters(name), batch(), k, config)[0] for k in map(jax.random.key, (1, 1, 2))
+        model.objective(parameters(name), batch(), k, config)[0] for k in map(jax.random.key, (1, 1, 2))
     )
     assert first == same != other
 
@@ -144,7 +145,7 @@ def test_a_network_is_one_file_anywhere(tmp_path, monkeypatch):
     config = configs.replace(presets.default(), {"model.name": "pack.mine", "model.dim": 4})
     params = model.init(jax.random.key(0), config, N)
     assert set(params) == {"item_embedding"}
-    assert not model.packs(config), "it does not say that it keeps the users of a row apart"
+    assert not model.of(params, config).packs, "it does not say that it keeps the users of a row apart"
     expected = params["item_embedding"][histories().items[:, -1]] @ params["item_embedding"][jnp.arange(1, 4)].T
     np.testing.assert_allclose(
         model.score_items(params, model.encode(params, histories(), config), jnp.arange(1, 4), config),

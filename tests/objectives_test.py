@@ -2,19 +2,21 @@
 
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import losses, model, objectives, presets
+from sine_jax import losses, objectives, presets
 from sine_jax.layers import scoring
+from sine_jax.model import active_relation
 from sine_jax.types import PAD, TrainBatch
 
 N, T = 20, 4
 
 init = jax.jit(model.init, static_argnums=(1, 2))
 apply = jax.jit(model.apply, static_argnames="config")
-evaluated = jax.jit(objectives.objective, static_argnums=3)
+evaluated = jax.jit(model.objective, static_argnums=3)
 
 
 def setup(**overrides):
@@ -77,7 +79,7 @@ def test_l2_is_the_norm_or_its_square():
 @pytest.mark.parametrize("form", ["hard", "soft"])
 def test_active_term_is_a_cross_entropy_to_what_the_pair_names(form):
     config, params, batch = setup(objective__active_target=form)
-    relation = model.active_relation(params, batch)
+    relation = active_relation(params, batch)
     table, interests = params["item_embedding"], params["interests"]
     skips = jnp.where((batch.skips[..., 0] != PAD)[..., None], table[batch.skips[..., 0]], 0)
     np.testing.assert_allclose(relation, (table[batch.positives] - skips) @ interests.T, rtol=1e-4, atol=1e-6)
@@ -95,7 +97,7 @@ def test_the_active_term_reaches_the_head_and_the_interests_through_the_predicti
     config, params, batch = setup(
         objective__sampled=0.0, objective__passive=0.0, objective__dcor=0.0, objective__l2=0.0
     )
-    gradients = jax.grad(lambda p: objectives.objective(p, batch, None, config)[0])(params)
+    gradients = jax.grad(lambda p: model.objective(p, batch, None, config)[0])(params)
     assert np.any(gradients["active"]["query"]["kernel"])
     unread = np.setdiff1d(np.arange(1, N + 1), np.asarray(batch.items))
     assert len(unread)
@@ -132,7 +134,7 @@ def test_schedules_start_and_end_where_they_say():
 
 def test_a_scheduled_weight_is_a_function_of_the_step_inside_jit():
     config, params, batch = setup(objective__passive="linear:0:1:10")
-    loss = jax.jit(lambda step: objectives.objective(params, batch, None, config, step=step)[0])
+    loss = jax.jit(lambda step: model.objective(params, batch, None, config, step=step)[0])
     _, terms = evaluated(params, batch, None, config)
     np.testing.assert_allclose(loss(10) - loss(0), terms["passive"], rtol=1e-4)
 
@@ -158,9 +160,9 @@ def test_best_interest_compares_by_the_interest_that_parts_the_pair_best():
 def test_the_full_softmax_is_over_the_catalogue_less_what_else_was_watched(chunk, monkeypatch):
     monkeypatch.setattr(objectives, "CHUNK", chunk)
     config, params, batch = setup(objective__sampled_form="full_softmax")
-    found = objectives.objective(params, batch, None, config)[1]["sampled"]
-    state = model.apply(params, batch, config).state
-    scores = np.asarray(model.score_items(params, state, jnp.arange(1, N + 1), config))
+    found = model.objective(params, batch, None, config)[1]["sampled"]
+    read = model.apply(params, batch, config)
+    scores = np.asarray(model.score_items(params, read, jnp.arange(1, N + 1), config))
     expected = []
     for b, t in zip(*np.nonzero(batch.positives), strict=True):
         target = int(batch.positives[b, t])
@@ -184,4 +186,4 @@ def test_the_pointwise_term_is_over_the_watched_item_and_its_skips():
 def test_a_softmax_without_chances_is_refused():
     config, params, batch = setup(objective__sampled_form="softmax")
     with pytest.raises(ValueError, match="log_chances"):
-        objectives.objective(params, batch, None, config)
+        model.objective(params, batch, None, config)

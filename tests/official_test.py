@@ -9,12 +9,13 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import optax
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, objectives, official, presets
+from sine_jax import official, presets
 from sine_jax.layers import scoring
 from sine_jax.types import PAD, TrainBatch
 
@@ -95,7 +96,7 @@ def test_losses_gradients_and_weights_over_three_adam_steps(case):
     params = official.import_weights(prefixed(case, "param/"))
     state = optimizer.init(params)
     value_and_grad = jax.jit(
-        jax.value_and_grad(lambda p: objectives.objective(p, batch, jax.random.key(0), config), has_aux=True)
+        jax.value_and_grad(lambda p: model.objective(p, batch, jax.random.key(0), config), has_aux=True)
     )
     for step, (total, sampled, passive, dcor, norm) in enumerate(case["losses_3_adam_steps"]):
         (loss, terms), gradients = value_and_grad(params)
@@ -126,7 +127,7 @@ def test_narrow_windows_change_nothing(case):
     width = int(np.max(np.sum(np.asarray(batch.items) != PAD, axis=1))) + 1
     assert width < config.model.max_len + 1
     params = official.import_weights(prefixed(case, "param/"))
-    value_and_grad = jax.jit(jax.value_and_grad(lambda p, b: objectives.objective(p, b, None, config)[0]))
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p, b: model.objective(p, b, None, config)[0]))
     jax.tree.map(close, value_and_grad(params, last_columns(batch, width)), value_and_grad(params, batch))
 
 

@@ -3,12 +3,13 @@ import math
 
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import optax
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, optimizer, presets
+from sine_jax import optimizer, presets
 from sine_jax.config import OptimizerConfig
 
 

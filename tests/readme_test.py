@@ -5,18 +5,38 @@ import re
 
 import jax.numpy as jnp
 
+import sine_jax as sine
+from sine_jax import run
+from sine_jax.data import preparation, sources, synthetic
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_ten_lines_run_as_they_stand():
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    settings = synthetic.Settings(seed=0, num_users=60, num_items=120, num_exposures=15)
+    preparation.prepare(
+        sources.generated(settings), str(tmp_path / "runs/sample"), rule=None, min_positives=3, min_exposures=1
+    )
+    small = {"model.max_len": 8, "model.dim": 8, "model.num_blocks": 1, "train.epochs": 1, "train.num_widths": 1}
+    config = sine.replace(sine.presets.default(), small)
+    run.train(str(tmp_path / "runs/sample"), str(tmp_path / "runs/sine"), config=config)
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
-    assert names["scores"].shape == (2, 3)
+    assert names["scores"].shape == (2, 3) and names["best"].shape == names["places"].shape == (2, 10)
     assert names["vectors"].shape == (2, names["config"].model.dim)
-    assert jnp.isfinite(names["loss"])
-    assert set(names["terms"]) == {"sampled", "passive", "dcor", "active"}
+    assert jnp.isfinite(names["report"]["loss"]) and int(names["state"].step) > 0
+    assert jnp.isfinite(names["margin"](names["state"].params, names["batch"][0], None))
+    assert 0 < float(capsys.readouterr().out.split()[-1]) < 1
+
+
+def test_what_may_be_relied_on_is_listed_once():
+    (table,) = re.findall(r"What you may rely on.*?^## ", README, re.DOTALL | re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(listed) == sine.__all__
 
 
 def test_options_and_files_that_are_named_exist():

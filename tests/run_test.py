@@ -46,7 +46,7 @@ def data(tmp_path_factory):
 def whole(data, tmp_path_factory):
     """A run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run.train(configured(), data, str(folder))
+    return folder, run.train(data, str(folder), config=configured())
 
 
 def records(folder):
@@ -68,7 +68,7 @@ def save_and_die(*args):
             args[0].manager.wait_until_finished()
         os.kill(os.getpid(), signal.SIGKILL)
 checkpoints.save = save_and_die
-run.train(run_test.configured(), sys.argv[2], sys.argv[3])
+run.train(sys.argv[2], sys.argv[3], config=run_test.configured())
 """
 
 
@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_to_the_very_state_and_records_of_one_that_was_not(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     with (tmp_path / "metrics.jsonl").open("a") as stream:  # what a crash may leave: later steps, half a line
         stream.write('{"step": 1000}\n{"step": 3, "lo')
-    assert run.train(configured(), data, str(tmp_path)) == at
+    assert run.train(data, str(tmp_path), config=configured()) == at
     assert records(tmp_path) == records(folder)
     one, other = (run.restore(str(f), checkpoint="latest").params for f in (folder, tmp_path))
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -107,34 +107,34 @@ def test_a_workdir_holds_what_a_run_was(whole, data):
 def test_a_finished_run_is_not_trained_further(data, whole):
     folder, at = whole
     before = records(folder)
-    assert run.train(configured(), data, str(folder)) == at
+    assert run.train(data, str(folder), config=configured()) == at
     assert records(folder) == before
 
 
 def test_another_configuration_in_a_workdir_is_refused_with_the_difference(data, whole):
     with pytest.raises(ValueError, match="optimizer.learning_rate was 0.001, now 0.1"):
-        run.train(configured(optimizer__learning_rate=0.1), data, str(whole[0]))
+        run.train(data, str(whole[0]), config=configured(optimizer__learning_rate=0.1))
 
 
 def test_another_data_set_is_refused_for_training_and_for_evaluation(whole, tmp_path):
     other = prepared(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="holds another run: data fingerprint was"):
-        run.train(configured(), other, str(whole[0]))
-    with pytest.raises(ValueError, match="its fingerprint is .* but the checkpoint's is"):
-        run.restore(str(whole[0]), checkpoint="latest", data=other)
+        run.train(other, str(whole[0]), config=configured())
+    with pytest.raises(ValueError, match="its fingerprint is .* but the model was trained on .*; pass the data set"):
+        run.dataset(run.restore(str(whole[0]), checkpoint="latest"), data=other)
 
 
 def test_divergence_stops_with_step_and_terms(data, tmp_path):
     config = configured(optimizer__learning_rate=1e38)
     with pytest.raises(training.Diverged, match=r"diverged at step \d+: .*loss=.*no checkpoint yet.*learning_rate"):
-        run.train(config, data, str(tmp_path))
+        run.train(data, str(tmp_path), config=config)
     assert all(math.isfinite(line["loss"]) for line in records(tmp_path))
 
 
 def test_a_workdir_that_cannot_be_written_is_one_clear_line(data, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file/run cannot be written .*: choose another --workdir"):
-        run.train(configured(), data, str(tmp_path / "file" / "run"))
+        run.train(data, str(tmp_path / "file" / "run"), config=configured())
 
 
 def test_a_folder_without_a_run_says_to_train_first(tmp_path):

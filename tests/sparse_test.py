@@ -4,13 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import optax
 import pytest
-from logs import NUM_ITEMS, configured, prepared
+from logs import NUM_ITEMS, configured, fed
 
+from sine_jax import build_model, optimizer, parallel, sparse, training
 from sine_jax import config as configs
-from sine_jax import model, optimizer, parallel, sparse, training
 from sine_jax.batches import pipeline
 from sine_jax.objectives import objective
 
@@ -19,9 +20,9 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
 
 
 def batches_of(config):
-    source, strata = prepared(config)
-    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=4)]
-    return training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
+    feed = fed(config)
+    users = [batch[0] for batch in pipeline.schedule(feed.strata, seed=0, epoch=0, multiple=4)]
+    return pipeline.host_batches(feed, users, 0)
 
 
 def lazy(gradients, table, transformation, dense):
@@ -97,10 +98,15 @@ OPTIONS = {
 def test_the_gradient_of_touched_rows_is_the_dense_one(name):
     config = configured(**SMALL, **OPTIONS[name], optimizer__embedding="rows")
     batches, params = batches_of(config), model.init(jax.random.key(0), config, NUM_ITEMS)
-    loss = functools.partial(jax.value_and_grad(objective, has_aux=True), key=None, config=config)
+    loss = functools.partial(
+        jax.value_and_grad(objective, has_aux=True),
+        key=None,
+        config=config,
+        model=build_model(config.model, num_items=NUM_ITEMS),
+    )
     expected, dense = loss(params, batches)
     seen = sparse.touch(params, batches)
-    found, local = loss(seen.params, seen.batches, num_items=NUM_ITEMS)
+    found, local = loss(seen.params, seen.batches)
     jax.tree.map(close, found, expected)
     items = np.unique(
         np.concatenate([np.ravel(x) for b in batches for x in (b.items, b.positives, b.negatives, b.skips)])
@@ -119,9 +125,12 @@ def test_the_gradient_of_touched_rows_is_the_dense_one(name):
 def trained(config, *, devices=1, steps=3):
     """Steps over one batch, whose rows are split over devices."""
     tx = optimizer.build(config.optimizer, num_steps=10)
-    state = training.init_state(config, tx, num_items=NUM_ITEMS)
+    state = model.init_state(config, tx, num_items=NUM_ITEMS)
     batches = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batches_of(config))
-    step = functools.partial(training.train_step, seed=0, config=config, optimizer=tx, axis_name=parallel.AXIS)
+    built = build_model(config.model, num_items=NUM_ITEMS)
+    step = functools.partial(
+        training.train_step, seed=0, config=config, model=built, optimizer=tx, axis_name=parallel.AXIS
+    )
     mapped = jax.pmap(
         step, axis_name=parallel.AXIS, in_axes=(None, 0), out_axes=None, devices=jax.local_devices()[:devices]
     )
@@ -149,8 +158,9 @@ def test_clipping_goes_by_the_norm_of_the_dense_gradient():
 def test_rows_that_no_batch_holds_stay_to_the_bit():
     config = configured(**SMALL, optimizer__embedding="rows")
     tx = optimizer.build(config.optimizer, num_steps=10)
-    before = training.init_state(config, tx, num_items=NUM_ITEMS + 40)
-    step = jax.jit(functools.partial(training.train_step, seed=0, config=config, optimizer=tx))
+    before = model.init_state(config, tx, num_items=NUM_ITEMS + 40)
+    built = build_model(config.model, num_items=NUM_ITEMS + 40)
+    step = jax.jit(functools.partial(training.train_step, seed=0, config=config, model=built, optimizer=tx))
     after, _ = step(before, batches_of(config))
     moved = np.flatnonzero((after.params["item_embedding"] != before.params["item_embedding"]).any(axis=1))
     assert 0 < moved.size and moved.max() <= NUM_ITEMS

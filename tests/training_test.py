@@ -5,24 +5,27 @@ import sys
 
 import jax
 import jax.monitoring
+import models as model
 import numpy as np
 import pytest
-from logs import NUM_ITEMS, configured, prepared
+from logs import NUM_ITEMS, configured, fed
 
+from sine_jax import build_model, optimizer, parallel, presets, training
 from sine_jax import config as configs
-from sine_jax import model, optimizer, parallel, presets, training
 from sine_jax.batches import negatives, pipeline
-from sine_jax.objectives import objective
 
 SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "train__num_widths": 2}
 
 
+def model_of(config):
+    return build_model(config.model, num_items=NUM_ITEMS)
+
+
 def epochs(config, run, count=1):
     """Trains for some epochs; gives the state, the losses of each step, and the runner."""
-    source, strata = prepared(config)
     tx = optimizer.build(config.optimizer, num_steps=100)
-    run_epoch = run(config, source, strata, tx, num_items=NUM_ITEMS)
-    state = parallel.replicate(training.init_state(config, tx, num_items=NUM_ITEMS))
+    run_epoch = run(fed(config), model=model_of(config), optimizer=tx)
+    state = parallel.replicate(model.init_state(config, tx, num_items=NUM_ITEMS))
     reports = []
     for epoch in range(count):
         state = run_epoch(state, epoch, reports.append)
@@ -47,10 +50,10 @@ def test_the_host_makes_the_batches_that_each_device_would_gather(kind, form):
     if (kind, form) == ("skips", "softmax"):
         pytest.skip("refused: the chances are not known")
     config = configured(objective__negatives=kind, objective__sampled_form=form)
-    source, strata = prepared(config)
-    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=4)]
-    host = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS, devices=4)
-    for batch, rows, stratum in zip(host, users, strata.strata, strict=True):
+    feed = fed(config)
+    users = [batch[0] for batch in pipeline.schedule(feed.strata, seed=0, epoch=0, multiple=4)]
+    host = pipeline.host_batches(feed, users, 0, devices=4)
+    for batch, rows, stratum in zip(host, users, feed.strata.strata, strict=True):
         parts = zip(*(np.split(x, 4) for x in batch if x is not None), strict=True)
         for mine, part in zip(np.split(rows, 4), parts, strict=True):
 
@@ -59,7 +62,7 @@ def test_the_host_makes_the_batches_that_each_device_would_gather(kind, form):
                 return np.asarray(drawn)
 
             size = {"width": stratum.width, "config": config, "num_items": NUM_ITEMS}
-            alone = pipeline.assemble(source, mine, random_bits, **size)
+            alone = pipeline.assemble(feed.source, mine, random_bits, **size)
             for expected, found in zip([x for x in alone if x is not None], part, strict=True):
                 np.testing.assert_array_equal(found, expected)
                 assert found.dtype.itemsize <= 4
@@ -67,7 +70,7 @@ def test_the_host_makes_the_batches_that_each_device_would_gather(kind, form):
 
 def test_an_epoch_whose_last_dispatch_is_shorter_does_every_step_once(resident):
     state, losses, _ = resident
-    _, strata = prepared(configured(**SMALL))
+    strata = fed(configured(**SMALL)).strata
     assert strata.num_steps % 2 == 1  # two steps to a dispatch leave one over
     assert int(state.step) == len(losses) == 2 * strata.num_steps
 
@@ -117,12 +120,12 @@ def test_the_gradient_of_packed_rows_is_that_of_a_row_for_each_user(name):
     config = configs.replace(presets.PRESETS.get(name, presets.default)(), small | PACKED[name])
     found = []
     for packed in (True, False):
-        source, strata = prepared(config, packed=packed)
-        users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
-        batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
+        feed = fed(config, packed=packed)
+        users = [batch[0] for batch in pipeline.schedule(feed.strata, seed=0, epoch=0, multiple=1)]
+        batches = pipeline.host_batches(feed, users, 0)
         assert packed == any(batch.segments is not None for batch in batches)
         params = model.init(jax.random.key(0), config, NUM_ITEMS)
-        found.append(jax.value_and_grad(objective, has_aux=True)(params, batches, None, config))
+        found.append(jax.value_and_grad(model.objective, has_aux=True)(params, batches, None, config))
     packed, alone = found
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6), packed, alone)
     assert sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(packed[1])) > 0
@@ -130,12 +133,14 @@ def test_the_gradient_of_packed_rows_is_that_of_a_row_for_each_user(name):
 
 def test_one_step_without_devices_reports_every_term_and_norm():
     config = configured(**SMALL)
-    source, strata = prepared(config)
+    feed = fed(config)
     tx = optimizer.build(config.optimizer, num_steps=1)
-    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
-    batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
-    state = training.init_state(config, tx, num_items=NUM_ITEMS)
-    after, report = jax.jit(functools.partial(training.train_step, config=config, optimizer=tx))(state, batches[0], 0)
+    users = [batch[0] for batch in pipeline.schedule(feed.strata, seed=0, epoch=0, multiple=1)]
+    batches = pipeline.host_batches(feed, users, 0)
+    state = model.init_state(config, tx, num_items=NUM_ITEMS)
+    after, report = jax.jit(
+        functools.partial(training.train_step, config=config, model=model_of(config), optimizer=tx)
+    )(state, batches[0], 0)
     assert int(after.step) == 1
     norms = {"gradient_norm", "update_norm", "parameter_norm"}
     assert set(report) == {"loss", "sampled", "passive", "dcor", "active"} | norms
@@ -171,12 +176,14 @@ def test_losses_on_one_and_on_eight_devices_agree():
 def test_each_device_has_dropout_masks_of_its_own(dropout):
     """The same rows on each of several devices: their mean is that of one device only where nothing is dropped."""
     config = configured(**SMALL, model__dropout=dropout)
-    source, strata = prepared(config)
+    feed = fed(config)
     tx = optimizer.build(config.optimizer, num_steps=1)
-    users = [batch[0] for batch in pipeline.schedule(strata, seed=0, epoch=0, multiple=1)]
-    batches = training.host_batches(source, strata, users, config, epoch=0, num_items=NUM_ITEMS)
-    state = training.init_state(config, tx, num_items=NUM_ITEMS)
-    step = functools.partial(training.train_step, seed=0, config=config, optimizer=tx, axis_name=parallel.AXIS)
+    users = [batch[0] for batch in pipeline.schedule(feed.strata, seed=0, epoch=0, multiple=1)]
+    batches = pipeline.host_batches(feed, users, 0)
+    state = model.init_state(config, tx, num_items=NUM_ITEMS)
+    step = functools.partial(
+        training.train_step, seed=0, config=config, model=model_of(config), optimizer=tx, axis_name=parallel.AXIS
+    )
     losses = []
     for devices in (1, 4):
         mapped = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0), devices=jax.local_devices()[:devices])

@@ -10,22 +10,23 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
+from sine_jax import parallel
 from sine_jax.batches import negatives, packing, windows
 from sine_jax.config import Config
-from sine_jax.types import PAD, WATCHED, EventLog, Split, TrainBatch
+from sine_jax.types import PAD, WATCHED, Array, EventLog, Split, TrainBatch
 
 Item = TypeVar("Item")
 
 _RESIDENT_BYTES = 2**30  # columns up to this size are held by every device
 
 
-class Columns(NamedTuple):
+class Source(NamedTuple):
     """All that batches are gathered from."""
 
     reading: windows.Reading
@@ -63,7 +64,7 @@ class Strata(NamedTuple):
         return sum(int(stratum.lengths.sum()) for stratum in self.strata)
 
 
-def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> Columns:
+def lay_out(log: EventLog, split: Split, *, config: Config, num_items: int) -> Source:
     """Lays out the training part of a log.
 
     What a user sees after the end of training stays unknown here: it is neither read nor kept out of the negatives.
@@ -80,25 +81,27 @@ def columns(log: EventLog, split: Split, config: Config, *, num_items: int) -> C
         objective.negatives == "in_batch" and objective.sampled_form == "softmax"
     )
     counts = negatives.popularity(log, split.train_end, num_items) if by_popularity else None
-    return Columns(reading, seen, counts)
+    return Source(reading, seen, counts)
 
 
-def fits_device(source: Columns) -> bool:
-    """Whether the columns are small enough for every device to hold them."""
-    return sum(array.nbytes for array in jax.tree.leaves(source)) <= _RESIDENT_BYTES
+def fitting(source: Source) -> str:
+    """`resident` where the columns are small enough for every device to hold them, else `streamed`."""
+    small = sum(array.nbytes for array in jax.tree.leaves(source)) <= _RESIDENT_BYTES
+    return "resident" if small else "streamed"
 
 
-def stratify(reading: windows.Reading, config: Config, *, packed: bool = True) -> Strata:
+def stratify(reading: windows.Reading, *, config: Config, packed: bool) -> Strata:
     """Lays out the users that have training pairs in rows of at most `train.num_widths` widths.
 
     Args:
       reading: what may be read.
       config: the choices.
-      packed: whether several users may share a row (`model.packs`).
+      packed: whether the network keeps apart several users of a row (`Model.packs`); the full softmax does not.
 
     Raises:
       ValueError: no user has a training pair.
     """
+    packed = packed and config.objective.sampled_form != "full_softmax"
     lengths = np.minimum(reading.train_ends - reading.offsets[:-1], most_read(config)).astype(np.int32)
     order = np.argsort(lengths, kind="stable")
     users = order[np.searchsorted(lengths[order], 1) :].astype(np.int32)
@@ -146,6 +149,102 @@ def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[n
     return tuple(batches)
 
 
+class Feed(NamedTuple):
+    """All that the batches of a run are made of."""
+
+    source: Any  # a `Source`; None where it is handed over apart
+    strata: Strata
+    config: Config
+    num_items: int
+
+
+def feed(log: EventLog, split: Split, *, config: Config, num_items: int, packed: bool) -> Feed:
+    """Lays out the training part of a log for batches: `lay_out`, then `stratify`.
+
+    Args:
+      log: the exposures.
+      split: what may be learned from.
+      config: the choices.
+      num_items: N.
+      packed: whether several users may share a row (`Model.packs`).
+
+    Raises:
+      ValueError: no user has a training pair, or one has seen the whole catalogue.
+    """
+    source = lay_out(log, split, config=config, num_items=num_items)
+    return Feed(source, stratify(source.reading, config=config, packed=packed), config, num_items)
+
+
+def epoch(
+    log: EventLog, split: Split, *, config: Config, num_items: int, epoch: int, packed: bool = False
+) -> Iterator[tuple[TrainBatch, ...]]:
+    """An epoch's batches, one step at a time, as numpy arrays: what `sine_jax.train` trains on, on one device.
+
+    Args:
+      log: the exposures.
+      split: what may be learned from, such as `splits.last_positive(log).valid`.
+      config: the choices; order and negatives follow from `train.seed`.
+      num_items: N.
+      epoch: from 0.
+      packed: pass `Model.packs`: whether several users may share a row, which saves padding.
+
+    Yields:
+      A batch [B, T] for each of at most `train.num_widths` widths T; together they are one step of `train_step`.
+
+    Raises:
+      ValueError: no user has a training pair, or one has seen the whole catalogue.
+    """
+    made = feed(log, split, config=config, num_items=num_items, packed=packed)
+    for users in zip(*order(made, epoch, multiple=1), strict=True):
+        yield host_batches(made, users, epoch)
+
+
+def order(feed: Feed, epoch: int, *, multiple: int) -> tuple[np.ndarray, ...]:
+    """The users of each step of an epoch, of `schedule`."""
+    return schedule(feed.strata, seed=feed.config.train.seed, epoch=epoch, multiple=multiple)
+
+
+def host_batches(feed: Feed, users: Sequence[np.ndarray], epoch: int, *, devices: int = 1) -> tuple[TrainBatch, ...]:
+    """The batches of one step as numpy arrays, one per stratum, for its users [rows, P] of `order`.
+
+    They are made to be split over `devices`: each then has the batches that it would gather itself.
+    """
+    config = feed.config
+    drawn, seed = negatives_epoch(epoch, config), np.uint32(config.train.seed)
+
+    def random_bits(owners: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+        return np.asarray(parallel.on_host(_random_bits)(seed, drawn, owners, ranks, config.objective.num_negatives))
+
+    return _assembled(feed, users, random_bits, devices=devices)
+
+
+_random_bits = jax.jit(negatives.random_bits, static_argnums=4)
+
+
+def gather(feed: Feed, users: Sequence[Array], epoch: Array, seed: Array) -> tuple[TrainBatch, ...]:
+    """The same batches, inside jit; `epoch` [] is that of `negatives_epoch`."""
+
+    def random_bits(owners: Array, ranks: Array) -> Array:
+        return negatives.random_bits(seed, epoch, owners, ranks, feed.config.objective.num_negatives)
+
+    return _assembled(feed, users, random_bits, devices=1)
+
+
+def _assembled(feed: Feed, users: Sequence[Any], random_bits: RandomBits, *, devices: int) -> tuple[TrainBatch, ...]:
+    return tuple(
+        assemble(
+            feed.source,
+            rows,
+            random_bits,
+            width=stratum.width,
+            config=feed.config,
+            num_items=feed.num_items,
+            devices=devices,
+        )
+        for rows, stratum in zip(users, feed.strata.strata, strict=True)
+    )
+
+
 def negatives_epoch(epoch: int, config: Config) -> int:
     """The epoch whose negatives are drawn: always the first where they are not drawn anew."""
     return epoch if config.objective.resample_negatives else 0
@@ -155,7 +254,7 @@ RandomBits = Callable[[Any, Any], Any]  # users [B, T] and which of their rows i
 
 
 def assemble(
-    source: Columns,
+    source: Source,
     users: Any,
     random_bits: RandomBits,
     *,
@@ -170,7 +269,7 @@ def assemble(
     are those of the user's own skips that do not exist.
 
     Args:
-      source: of `columns`.
+      source: of `lay_out`.
       users: [B, P] int32; -1 for fillers.
       random_bits: draws the words that choose the negatives.
       width: T of this batch.
@@ -208,7 +307,7 @@ def assemble(
     )
 
 
-def _counted(source: Columns) -> negatives.Popularity:
+def _counted(source: Source) -> negatives.Popularity:
     if source.popularity is None:
         raise ValueError("columns were laid out for a configuration that draws no negatives by popularity")
     return source.popularity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -15,10 +16,11 @@ import jax
 import numpy as np
 
 from sine_jax import config as configs
-from sine_jax import optimizer, parallel, presets, run, training
+from sine_jax import objectives, optimizer, parallel, presets, run, training
 from sine_jax.benchmark import speed, workloads
 from sine_jax.benchmark.speed import Bench, Case, Timing
 from sine_jax.config import Config
+from sine_jax.model import build_model
 from sine_jax.types import TrainBatch
 
 MANY = 8
@@ -45,7 +47,7 @@ def several_devices(case: Case, bench: Bench) -> dict[str, Timing]:
 def losses(config: Config, *, epochs: int) -> list[float]:
     """The loss at each step of the first epochs of a small made log, on the devices there are."""
     dataset = workloads.alternating(num_users=500, num_watched=config.model.max_len + 3, num_items=_ITEMS)
-    setup = run.prepare(config, dataset)
+    setup = run.set_up(dataset, config=config)
     state, found = parallel.replicate(setup.initial()), list[float]()
     for epoch in range(epochs):
         state = setup.run_epoch(state, epoch, lambda report: found.extend(map(float, report["loss"])))
@@ -56,11 +58,13 @@ def pmap_over_jit(config: Config, *, repeats: int, steps: int = 16) -> list[floa
     """Time of a loop of steps under pmap on one device, over that of the same loop under jit, in turns."""
     batch = random_batch(config, num_items=_ITEMS)
     tx = optimizer.build(config.optimizer, num_steps=steps)
+    model = build_model(config.model, num_items=_ITEMS)
+    one_step = functools.partial(training.train_step, config=config, model=model, optimizer=tx)
 
     def loop(axis_name: str | None) -> Callable[[Any, Any, TrainBatch], tuple[Any, Any]]:
         def steps_of(state: Any, loss: Any, rows: TrainBatch) -> tuple[Any, Any]:
             def body(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-                state, report = training.train_step(carry[0], rows, 0, config=config, optimizer=tx, axis_name=axis_name)
+                state, report = one_step(carry[0], rows, 0, axis_name=axis_name)
                 return state, report["loss"]
 
             return jax.lax.fori_loop(0, steps, body, (state, loss))
@@ -68,7 +72,8 @@ def pmap_over_jit(config: Config, *, repeats: int, steps: int = 16) -> list[floa
         return steps_of
 
     def timed(run_steps: Callable[..., Any], rows: TrainBatch) -> Callable[[], float]:
-        held = [parallel.replicate(training.init_state(config, tx, num_items=_ITEMS))]
+        params = objectives.init(model.init(jax.random.key(config.train.seed)), config=config)
+        held = [parallel.replicate(training.init_state(params, tx))]
 
         def once() -> float:
             begin = time.perf_counter()

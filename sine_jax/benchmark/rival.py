@@ -188,7 +188,7 @@ def compare(bench: Bench, config: Config, python: Path, folder: Path, *, batches
       batches: how many of RecBole's batches a repeat takes, at most an epoch of them.
     """
     targets = export(bench.data.log, config, folder)
-    setup = run.prepare(config, bench.data)
+    setup = run.set_up(bench.data, config=config)
     state = parallel.replicate(setup.initial())
     with started(python, config, folder) as rival:
         batches = min(batches, rival.batches)

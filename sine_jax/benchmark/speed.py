@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from sine_jax import config as configs
-from sine_jax import model, parallel, presets, run, training
+from sine_jax import parallel, presets, run, training
 from sine_jax.batches import pipeline, windows
 from sine_jax.benchmark import cost, hardware
 from sine_jax.benchmark.hardware import Hardware
@@ -24,6 +24,7 @@ from sine_jax.config import Config
 from sine_jax.data import splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols, ranking, scorers
+from sine_jax.model import build_model
 
 
 class Timing(NamedTuple):
@@ -101,7 +102,7 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
     """Times steady epochs of training."""
     config, dataset = case.config(), case.data(bench)
     hardware.forget_peak_memory()
-    setup = run.prepare(config, dataset)
+    setup = run.set_up(dataset, config=config)
     state, compiling = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
     seconds, peaks, dtype = [], [], config.model.dtype
     for epoch in range(1, bench.repeats + 1):
@@ -146,8 +147,9 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
             return ranking.lay_out(dataset.log, config=config, num_items=num_items, part="test", protocol=protocol)
 
         task = lay_out()
-        ranked = ranking.compile_ranking(scorers.of_model(config), task)
-        params = model.init(jax.random.key(0), config, num_items)
+        model = build_model(config.model, num_items=num_items)
+        ranked = ranking.compile_ranking(scorers.of_model(model), task)
+        params = model.init(jax.random.key(0))
         compiling = _seconds(lambda: ranked(params))
         laid_out = [_seconds(lay_out) for _ in range(bench.repeats)]
         seconds = [_seconds(lambda: ranked(params)) for _ in range(bench.repeats)]
@@ -186,7 +188,8 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
 def _occupancy(config: Config, dataset: Dataset) -> Occupancy:
     """What an epoch's batches hold: their real positions, and all that are computed."""
     reading = windows.of_config(dataset.log, splits.split(dataset.log, config.data).valid, config)
-    strata = pipeline.stratify(reading, config, packed=model.packs(config))
+    model = build_model(config.model, num_items=dataset.info.num_items)
+    strata = pipeline.stratify(reading, config=config, packed=model.packs)
     rows = pipeline.schedule(strata, seed=0, epoch=0, multiple=parallel.device_count())
     positions = sum(
         grid.shape[0] * grid.shape[1] * stratum.width for grid, stratum in zip(rows, strata.strata, strict=True)

@@ -4,7 +4,7 @@ What does not depend on parameters is laid out once (`lay_out`). A scorer is com
 What comes back takes parameters as often as needed: validation between epochs and the final report share this path.
 
     task = lay_out(log, config=config, num_items=N, part="valid", protocol=protocols.EXPOSED)
-    validate = compile_ranking(scorers.of_model(config), task)
+    validate = compile_ranking(scorers.of_model(model), task)
     means(validate(params))["gauc"]
 """
 
@@ -22,6 +22,7 @@ from sine_jax.data import splits
 from sine_jax.evaluation import candidates, metrics, scorers, simple_scorers
 from sine_jax.evaluation.protocols import Protocol, Task, Values
 from sine_jax.evaluation.scorers import Scorer
+from sine_jax.model import build_model
 from sine_jax.types import EventLog
 
 BATCH_SIZE = 256  # users ranked at once
@@ -66,6 +67,13 @@ class Evaluation(NamedTuple):
     config: Config
     task: Task
     values: dict[str, Values]  # by scorer
+    about: Mapping[str, Any] = {}  # of a trained model: checkpoint, step, and the data set's fingerprint
+    user_ids: Any = None  # [U] external ids, where a data set was read
+
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """By scorer and metric, the mean over the users that it is defined for."""
+        return {scorer: means(values) for scorer, values in self.values.items()}
 
 
 def evaluate(
@@ -76,6 +84,7 @@ def evaluate(
     part: str,
     protocol: Protocol,
     models: Mapping[str, Any] | None = None,
+    simple: bool = True,
 ) -> Evaluation:
     """Ranks a part of the log by models and by the simple scorers, over one population.
 
@@ -86,6 +95,7 @@ def evaluate(
       part: `valid` or `test`.
       protocol: `EXPOSED` or `FULL`.
       models: parameters of `model.init` by the name that the report gives them; none for the simple scorers alone.
+      simple: whether the simple scorers are evaluated too.
 
     Raises:
       ValueError: nobody has a target, or a score is NaN.
@@ -93,8 +103,10 @@ def evaluate(
     task = lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol)
     values: dict[str, Values] = {}
     if models:
-        validate = compile_ranking(scorers.of_model(config), task)
+        validate = compile_ranking(scorers.of_model(build_model(config.model, num_items=num_items)), task)
         values = {name: validate(params) for name, params in models.items()}
+    if not simple:
+        return Evaluation(part=part, config=config, task=task, values=values)
     values["random"] = compile_ranking(scorers.at_random(), task)(np.uint32(0))
     of_biases = compile_ranking(scorers.of_biases(), task)
     for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():

@@ -48,6 +48,7 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
         }
     population, protocol = evaluation.task.population, evaluation.task.protocol
     return {
+        **evaluation.about,
         "protocol": protocol.name,
         "against": protocol.against,
         "split": evaluation.part,
@@ -61,9 +62,7 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
     }
 
 
-def write(
-    evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.PathLike[str], *, user_ids: pl.Series
-) -> tuple[Path, Path]:
+def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Writes `<split>_<protocol>.json` and `.parquet`, each whole or not at all.
 
     The parquet file has a row per user of the population: its external id, then `scorer/metric` columns. The mean of
@@ -73,7 +72,6 @@ def write(
       evaluation: what was measured.
       summary: of `summarise`, with whatever else is to be kept beside it.
       folder: where to write; made if need be.
-      user_ids: [U] external ids.
 
     Returns:
       Both paths.
@@ -82,7 +80,7 @@ def write(
     stem.parent.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(
         {
-            "user": user_ids.gather(evaluation.task.population.users),
+            "user": evaluation.user_ids.gather(evaluation.task.population.users),
             **{
                 f"{scorer}/{metric}": pl.Series(column).fill_nan(None)
                 for scorer, values in evaluation.values.items()

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from sine_jax import model
-from sine_jax.config import Config
 from sine_jax.evaluation.simple_scorers import Biases, Factors
+from sine_jax.model import Model
 from sine_jax.types import Array, Histories
 
 State = Any
@@ -27,12 +26,12 @@ class Scorer(NamedTuple):
     score_items: Callable[[Any, State, Array], Array]  # params, state, items [C]: [B, C]
 
 
-def of_model(config: Config) -> Scorer:
-    """A model; parameters are those of `model.init`."""
+def of_model(model: Model) -> Scorer:
+    """A model; parameters are those of `Model.init`."""
     return Scorer(
-        encode=lambda params, users, histories: model.encode(params, histories, config),
-        score_candidates=lambda params, state, candidates: model.score_candidates(params, state, candidates, config),
-        score_items=lambda params, state, items: model.score_items(params, state, items, config),
+        encode=lambda params, users, histories: model.encode(params, histories),
+        score_candidates=model.score,
+        score_items=model.score_items,
     )
 
 

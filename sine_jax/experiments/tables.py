@@ -25,9 +25,7 @@ from sine_jax import config as configs
 from sine_jax import run, training, workdir
 from sine_jax.config import Config
 from sine_jax.data import datasets
-from sine_jax.data.datasets import Dataset
-from sine_jax.evaluation import protocols, ranking, report, scorers
-from sine_jax.evaluation.ranking import Evaluation
+from sine_jax.evaluation import protocols, ranking, report
 from sine_jax.experiments.suites import SEARCH, Method
 
 METRICS = ("auc", "gauc", "ndcg", "ndcg@2", "mrr")
@@ -97,7 +95,7 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
         say(f"{method.name}, trial {number + 1} of {trials}: {options or 'as it is'}")
         config = configs.replace(method.config, {**options, "train.seed": seed})
         try:
-            best = run.train(config, data, str(folder / "search" / slug(method.name) / f"trial-{number}")).best
+            best = run.train(data, str(folder / "search" / slug(method.name) / f"trial-{number}"), config=config).best
         except training.Diverged:
             if not number:  # the method as it is
                 raise
@@ -125,18 +123,10 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     target = folder / "counting"
     if not (target / _TEST).exists():
         dataset = datasets.load(data)
-        _write(
-            ranking.evaluate(
-                dataset.log,
-                config=config,
-                num_items=dataset.info.num_items,
-                part="test",
-                protocol=protocols.EXPOSED,
-            ),
-            dataset,
-            target,
-            {},
-        )
+        found = ranking.evaluate(
+            dataset.log, config=config, num_items=dataset.info.num_items, part="test", protocol=protocols.EXPOSED
+        )._replace(about={"fingerprint": fingerprint}, user_ids=datasets.user_ids(data))
+        report.write(found, report.summarise(found), target)
     summary = _summary(target, fingerprint)
     asked = json.loads(json.dumps(dataclasses.asdict(config.data)))
     changed = [f"data.{k} was {v!r}, now {asked[k]!r}" for k, v in summary["data"].items() if asked.get(k, v) != v]
@@ -224,19 +214,7 @@ def _cell(values: Sequence[float]) -> str:
 
 def _train(config: Config, data: str, target: Path) -> None:
     """Trains a run and evaluates its best checkpoint."""
-    run.train(config, data, str(target))
-    restored = run.restore(str(target), checkpoint="best", data=data)
-    dataset = restored.dataset
-    task = ranking.lay_out(
-        dataset.log, config=config, num_items=dataset.info.num_items, part="test", protocol=protocols.EXPOSED
-    )
-    values = ranking.compile_ranking(scorers.of_model(config), task)(restored.params)
-    about = {"checkpoint": "best", "step": restored.about.progress.step}
-    found = Evaluation(part="test", config=config, task=task, values={config.model.name: values})
-    _write(found, dataset, target / workdir.EVALUATION, about)
+    run.train(data, str(target), config=config)
+    found = run.evaluate(str(target), data=data, simple=False)
+    report.write(found, report.summarise(found), target / workdir.EVALUATION)
     jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory
-
-
-def _write(found: Evaluation, dataset: Dataset, folder: Path, about: Mapping[str, Any]) -> None:
-    summary = {**about, "fingerprint": dataset.info.fingerprint, **report.summarise(found)}
-    report.write(found, summary, folder, user_ids=datasets.user_ids(dataset.path))

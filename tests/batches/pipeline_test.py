@@ -88,7 +88,7 @@ def test_hardly_anything_is_padding_on_lengths_as_they_are():
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     reading = prepared(configured())[0].reading._replace(offsets=offsets, train_ends=offsets[1:])
     config = configs.replace(presets.default(), {"model.max_len": 200})
-    shared, alone = (pipeline.stratify(reading, config, packed=packed) for packed in (True, False))
+    shared, alone = (pipeline.stratify(reading, config=config, packed=packed) for packed in (True, False))
     assert shared.tokens == alone.tokens == lengths.sum()
     computed, apart = (sum(len(part.layout) * part.width for part in strata.strata) for strata in (shared, alone))
     assert computed < 1.1 * shared.tokens < 1.2 * shared.tokens < apart
@@ -201,9 +201,9 @@ def test_official_batches_are_the_sequences_of_the_released_code(golden_dir):
     )
     config = configs.replace(presets.official(), {"model.max_len": expected["max_len"]})
     num_items = expected["max_item_id"]
-    source = pipeline.columns(log, splits.split(log, config.data).valid, config, num_items=num_items)
+    source = pipeline.lay_out(log, splits.split(log, config.data).valid, config=config, num_items=num_items)
     trained = 0
-    for stratum in pipeline.stratify(source.reading, config).strata:
+    for stratum in pipeline.stratify(source.reading, config=config, packed=True).strata:
         size = {"width": stratum.width, "config": config, "num_items": num_items}
         bits = np.zeros((len(stratum.users), stratum.width, 1), np.uint32)
         batch = pipeline.assemble(source, stratum.users[:, None], lambda *_: bits, **size)  # noqa: B023

@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
+import models as model
 import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import model, presets
+from sine_jax import presets
 from sine_jax.benchmark import cost, devices
 
 SMALL = {"model.max_len": 6, "model.dim": 8, "model.num_interests": 3, "model.dropout": 0.0, "train.batch_size": 2}
@@ -28,9 +29,9 @@ def products(jaxpr):
 
 
 def scored(params, batch, config):
-    outputs = model.apply(params, batch, config)
+    read = model.apply(params, batch, config)
     items = jnp.concatenate([batch.positives[..., None], batch.negatives, batch.skips], axis=-1)
-    return jnp.sum(model.score_candidates(params, outputs.state, items, config))
+    return jnp.sum(model.score_candidates(params, read, items, config))
 
 
 @pytest.mark.parametrize(

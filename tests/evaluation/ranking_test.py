@@ -197,7 +197,7 @@ def test_report_files_agree_with_the_values(log, tmp_path):
     found = ranking.evaluate(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.EXPOSED)
     summary = report.summarise(found, replicates=50)
     names = pl.Series([f"u{user}" for user in range(log.num_users)])
-    written, per_user = report.write(found, summary, tmp_path / "evaluation", user_ids=names)
+    written, per_user = report.write(found._replace(user_ids=names), summary, tmp_path / "evaluation")
     assert (written.name, per_user.name) == ("test_exposed.json", "test_exposed.parquet")
     assert json.loads(written.read_text()) == summary
     frame = pl.read_parquet(per_user)

@@ -136,7 +136,7 @@ def test_the_method_as_it_is_must_not_diverge(data, tmp_path):
 
 
 def test_what_goes_wrong_otherwise_ends_the_search_even_if_it_says_diverged(data, tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError("roads diverged")
 
     monkeypatch.setattr(tables.run, "train", fail)

@@ -51,9 +51,9 @@ def runs(found, tmp_path_factory):
         config = configs.replace(found.config, changed)
         run = found._replace(config=config, values={"SINE": values, **found.values})
         summary = {"checkpoint": "best", "step": 9, "fingerprint": "f0", **report.summarise(run, replicates=20)}
-        report.write(run, summary, folder / name / "evaluation", user_ids=names)
+        report.write(run._replace(user_ids=names), summary, folder / name / "evaluation")
     summary = {"fingerprint": "f0", **report.summarise(found, replicates=20)}
-    report.write(found, summary, folder / "counting", user_ids=names)
+    report.write(found._replace(user_ids=names), summary, folder / "counting")
     return folder
 
 
