@@ -17,6 +17,7 @@ Writes benchmark.json and benchmark.md into --out, with the machine, its measure
 from __future__ import annotations
 
 import contextlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,17 +48,24 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     python = rival.environment(Path(AGAINST_ENV.value or out / "recbole").absolute()) if AGAINST.value else None
     with _given() as data:
-        print("measuring the machine")
+        _say("measuring the machine")
         trace = Path(TRACE.value) if TRACE.value else None
         bench = Bench(data, hardware.measure(), REPEATS.value, trace)
-        results = speed.time_cases(chosen, bench, say=print)
+        results = []
+        for result in speed.time_cases(chosen, bench, say=_say):
+            results.append(result)
+            report.write(bench, results, out)  # at once: whoever stops it keeps what was measured
         if python is not None:
-            print("recbole: in turns with it")
+            _say("recbole: in turns with it")
             with tempfile.TemporaryDirectory() as scratch:
                 config = rival.configuration()
                 results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
     print(report.write(bench, results, out))
     print(f"wrote {out / 'benchmark.json'} and benchmark.md")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

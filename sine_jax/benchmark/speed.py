@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,14 +88,12 @@ def exactly(value: float) -> Timing:
     return Timing(value, value, value)
 
 
-def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> list[Result]:
-    """Times cases, one after the other, and forgets what each compiled."""
-    results = []
+def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> Iterator[Result]:
+    """Times cases, one after the other, gives each result at once, and forgets what each compiled."""
     for case in cases:
         say(f"{case.name}: {case.about}")
-        results.append(Result(case.name, case.about, case.timings(case, bench)))
+        yield Result(case.name, case.about, case.timings(case, bench))
         jax.clear_caches()
-    return results
 
 
 def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:

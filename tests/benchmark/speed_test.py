@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -5,7 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
+import launch.benchmark as launch_benchmark
 from sine_jax import config as configs
 from sine_jax import parallel, presets
 from sine_jax.benchmark import cases, devices, hardware, preparation, report, speed, workloads
@@ -45,7 +49,7 @@ def case(name="tiny", timings=speed.training_speed, overrides=TINY):
 @pytest.fixture(scope="module")
 def results(bench):
     chosen = [case(), case("ranked", evaluation_speed())]
-    return speed.time_cases(chosen, bench, say=lambda line: None)
+    return list(speed.time_cases(chosen, bench, say=lambda line: None))
 
 
 def evaluation_speed():
@@ -119,6 +123,20 @@ def test_the_report_is_written_with_machine_versions_and_all_figures(bench, resu
     assert set(found["cases"]) == {"tiny", "ranked"}
     assert set(found["cases"]["tiny"]["figures"]["users/s"]) == {"median", "low", "high"}
     assert "what tiny is" in text and "| ranked | users | 40 |" in text
+
+
+def test_a_case_that_fails_leaves_the_result_of_the_one_before(bench, monkeypatch, tmp_path):
+    def fails(case, bench):
+        raise ValueError("the second case fails")
+
+    chosen = [case(timings=lambda case, bench: {"s": speed.exactly(1.0)}), case("second", fails)]
+    monkeypatch.setattr(launch_benchmark.cases, "select", lambda names, *, backend: chosen)
+    monkeypatch.setattr(launch_benchmark, "_given", lambda: contextlib.nullcontext(DATA))
+    monkeypatch.setattr(hardware, "measure", lambda: bench.machine)
+    with flagsaver.flagsaver(), pytest.raises(ValueError, match="the second case fails"):
+        flags.FLAGS(["benchmark", f"--out={tmp_path}"])
+        launch_benchmark.main()
+    assert set(json.loads((tmp_path / "benchmark.json").read_text())["cases"]) == {"tiny"}
 
 
 def test_an_unknown_case_is_refused_with_those_there_are():
