@@ -87,11 +87,6 @@ def build_model(config: ModelConfig, *, num_items: int) -> Model:
         nothing = jnp.zeros((1, config.max_len), jnp.int32)
         histories = Histories(nothing, nothing != PAD, nothing if config.read_times else None)
         params: dict[str, Any] = dict(kind(config, num_items).init(key, histories, method="everything")["params"])
-        if config.active == "filter" and "interests" not in params:
-            raise ValueError(
-                f"model.active=filter: model.name={config.name} has no sub-interests; use "
-                "model.active=none, or model.name=sine"
-            )
         if config.item_bias:
             params["item_bias"] = jnp.zeros(num_items + 1)
         if config.user_bias:
@@ -111,7 +106,8 @@ def build_model(config: ModelConfig, *, num_items: int) -> Model:
         if config.read_times and histories.times is None:
             raise ValueError("model.read_times=True: the histories have times=None; give their times")
         rngs = None if key is None else {"dropout": key}
-        outputs: Any = of(params).apply({"params": params}, histories, active, deterministic=key is None, rngs=rngs)
+        target: dict[str, Any] = {"active": active} if kind.takes_active else {}
+        outputs: Any = of(params).apply({"params": params}, histories, deterministic=key is None, rngs=rngs, **target)
         offset = None
         if "user_bias" in params:
             weight, bias = params["user_bias"]
@@ -175,6 +171,11 @@ def _refuse(config: ModelConfig, kind: type[Network]) -> None:
         )
     if config.read_times and not kind.reads_times:
         raise ValueError(f"model.read_times=True has no effect with model.name={config.name}; set it to false")
+    if config.active == "filter" and not kind.takes_active:
+        raise ValueError(
+            f"model.active=filter: model.name={config.name} has no sub-interests that it could filter by; use "
+            "model.active=none, or model.name=sine"
+        )
     if not config.mask_padding and not kind.pads_with_zeros:
         raise ValueError(f"model.mask_padding=False: model.name={config.name} always masks its padding; set it to true")
 

@@ -28,6 +28,14 @@ from sine_jax.types import PAD, Array, Histories
 NETWORKS = "sine_jax.networks"
 
 
+class Embedded(NamedTuple):
+    """Histories as vectors, and which of them a position may look at."""
+
+    states: Array  # [B, T, D], zero at padding
+    valid: Array  # [B, T] bool, False at padding
+    visible: Array  # [B, T, T] bool, queries by keys, see `Network.visible`
+
+
 class Pairs(NamedTuple):
     """What supervises the state at each position, as embeddings."""
 
@@ -46,6 +54,8 @@ class Network(nn.Module):
       reads_skips: whether the network makes no sense without skips in what it reads.
       reads_times: whether it makes use of times in what it reads.
       pads_with_zeros: whether padding may be left unmasked (`model.mask_padding=false`), as in the released model.
+      takes_active: whether `__call__` takes `active` as well, the active sub-interest [B, T] of each position's target,
+        for the released filter; None where there is no target.
       packs: whether it keeps the users of a row apart, by `histories.segments`; else each has rows of its own.
     """
 
@@ -55,14 +65,14 @@ class Network(nn.Module):
     reads_times: ClassVar[bool] = False
     pads_with_zeros: ClassVar[bool] = False
     packs: ClassVar[bool] = False
+    takes_active: ClassVar[bool] = False
 
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """Reads histories, in one pass.
 
         Args:
           histories: [B, T]; T may be any width up to `config.max_len`. Whether skips are among them is
             `config.read_skips`, whether they have times `config.read_times`.
-          active: [B, T] the active sub-interest of each position's target, for the released filter; else None.
           deterministic: True for no dropout.
 
         Returns:
@@ -80,7 +90,7 @@ class Network(nn.Module):
 
     def everything(self, histories: Histories) -> Any:
         """Goes through all that has parameters, to draw them."""
-        outputs = self(histories, None, deterministic=True)
+        outputs = self(histories, deterministic=True)
         items = jnp.zeros((*histories.items.shape, 1, self.config.dim), self.config.dtype)
         skipped = jnp.zeros((*histories.items.shape, 1), bool)
         pairs = Pairs(items[..., 0, :], items, skipped[..., 0], skipped)
@@ -89,6 +99,17 @@ class Network(nn.Module):
     def table(self) -> Array:
         """The item embeddings [N + 1, D], the parameter `item_embedding`; to be called once, in `__call__`."""
         return self.param("item_embedding", xavier_normal, (self.num_items + 1, self.config.dim))
+
+    def read(self, histories: Histories, *, table: Array | None = None, deterministic: bool) -> Embedded:
+        """What most networks begin with; to be called once, in `__call__`.
+
+        Args:
+          histories: [B, T].
+          table: of `self.table()`, where the network has asked for it already.
+          deterministic: True for no dropout.
+        """
+        x = self.embed(self.table() if table is None else table, histories, deterministic=deterministic)
+        return Embedded(x, histories.items != PAD, self.visible(histories))
 
     def embed(self, table: Array, histories: Histories, *, deterministic: bool) -> Array:
         """Items, positions and, where skips are read, polarities: [B, T, D], zero at padding; once, in `__call__`."""

@@ -136,7 +136,7 @@ def test_dropout_is_drawn_by_key(name):
 def test_a_network_is_one_file_anywhere(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from sine_jax.layers import scoring\nfrom sine_jax.network import Network\nimport flax.linen as nn\n"
-        "class Last(Network):\n    @nn.compact\n    def __call__(self, histories, active, *, deterministic):\n"
+        "class Last(Network):\n    @nn.compact\n    def __call__(self, histories, *, deterministic):\n"
         "        return scoring.Outputs(scoring.of_vector(self.table()[histories.items]))\n"
     )
     (tmp_path / "pack").mkdir()

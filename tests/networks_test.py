@@ -217,7 +217,7 @@ def test_feedrec_asks_skips_what_watches_want():
 )
 def test_what_is_of_sub_interests_is_refused_for_a_network_without_them(options):
     config = configs.replace(presets.default(), {"model.name": "sasrec", **options})
-    with pytest.raises(ValueError, match="model.name=sasrec has no sub-interests; use "):
+    with pytest.raises(ValueError, match="model.name=sasrec has no sub-interests"):
         model.init(jax.random.key(0), config, 9)
 
 

@@ -58,6 +58,21 @@ def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None
     return found.weights / found.total
 
 
+def pool(states: Array, logits: Array, *, where: Array) -> Array:
+    """Means of states [B, T, D], weighed by a softmax over what each query may see.
+
+    Args:
+      states: [B, T, D].
+      logits: [B, T or 1, T].
+      where: [B, T, T], what each query may see.
+
+    Returns:
+      [B, T, D] in the type of the states.
+    """
+    weights = causal_probabilities(logits, where=where).astype(states.dtype)
+    return jnp.einsum("btj,bjd->btd", weights, states)
+
+
 def query_blocks(width: int, backend: str) -> list[tuple[int, int]]:
     """Columns of queries [begin, end) that are computed together, each block with the keys up to its end alone.
 

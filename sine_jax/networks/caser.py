@@ -34,10 +34,10 @@ class Caser(Network):
     vertical: ClassVar[int] = 4
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        x = self.read(histories, deterministic=deterministic).states
         rank = places(histories).rank
         images = jnp.stack([_shifted(x, rank, by) for by in reversed(range(self.last))], axis=2)  # [B, T, L, D]
         features = []

@@ -24,14 +24,13 @@ class ComiRec(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config = self.config
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        x, _, visible = self.read(histories, deterministic=deterministic)
         hidden = jnp.tanh(nn.Dense(4 * config.dim, use_bias=False, dtype=config.dtype, name="hidden")(x))
         logits = nn.Dense(config.num_interests, use_bias=False, dtype=config.dtype, name="interests_of")(hidden)
-        where = self.visible(histories)[:, None]
-        logits = jnp.where(where, jnp.moveaxis(logits, -1, 1)[:, :, None], jnp.finfo(jnp.float32).min / 2)
+        logits = jnp.where(visible[:, None], jnp.moveaxis(logits, -1, 1)[:, :, None], jnp.finfo(jnp.float32).min / 2)
         weights = nn.softmax(logits, axis=-1)  # [B, K, T, T]
         return Outputs(UserState(jnp.einsum("bktj,bjd->btkd", weights.astype(x.dtype), x)))
 

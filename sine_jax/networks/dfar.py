@@ -16,7 +16,7 @@ from sine_jax.layers.dropout import Dropout
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class DFAR(Network):
@@ -34,13 +34,13 @@ class DFAR(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
-        config, valid, dtype = self.config, histories.items != PAD, jnp.dtype(self.config.dtype)
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        x, valid, visible = self.read(histories, deterministic=deterministic)
         for i in range(config.num_blocks):
             block = FactorizationHeads(config.dropout, config.norm_eps, dtype, name=f"block_{i}")
-            x = block(x, histories.watched, self.visible(histories), deterministic=deterministic) * valid[..., None]
+            x = block(x, histories.watched, visible, deterministic=deterministic) * valid[..., None]
         x = layer_norm(config.norm_eps, dtype, "final_norm")(x)
 
         def interest(name: str) -> Array:

@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sine_jax.layers import scoring
-from sine_jax.layers.attention import Block, causal_probabilities, layer_norm
+from sine_jax.layers.attention import Block, layer_norm, pool
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class Feedback(NamedTuple):
@@ -36,22 +36,18 @@ class DFN(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
-        config, valid, dtype = self.config, histories.items != PAD, jnp.dtype(self.config.dtype)
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        x, valid, visible = self.read(histories, deterministic=deterministic)
 
         def internal(kept: Array, name: str) -> tuple[Array, Array]:
             """Encodes one kind of feedback: states [B, T, D], and [B, T, T] which of them a position sees."""
-            where, states = self.visible(histories) & kept[:, None, :], x * kept[..., None]
+            where, states = visible & kept[:, None, :], x * kept[..., None]
             for i in range(config.num_blocks):
                 block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"{name}_{i}")
                 states = block(states, valid=kept, where=where, deterministic=deterministic)
             return layer_norm(config.norm_eps, dtype, f"{name}_norm")(states) * kept[..., None], where
-
-        def read(states: Array, logits: Array, where: Array) -> Array:
-            weights = causal_probabilities(logits, where=where).astype(dtype)
-            return jnp.einsum("btj,bjd->btd", weights, states)
 
         def dense(name: str) -> nn.Dense:
             return nn.Dense(config.dim, use_bias=False, dtype=dtype, kernel_init=xavier_normal, name=name)
@@ -60,9 +56,9 @@ class DFN(Network):
         skipped, sees_skipped = internal(valid & ~histories.watched, "skipped")
         strength = nn.Dense(1, dtype=dtype, name="watched_strength")(watched)[..., 0][:, None]
         # The external component: a strong reading of the watches asks the skips what is not liked.
-        strong = read(watched, strength, sees_watched)
+        strong = pool(watched, strength, where=sees_watched)
         relation = jnp.einsum("btd,bjd->btj", dense("query")(strong), dense("key")(skipped)) / config.dim**0.5
-        disliked = dense("disliked")(read(skipped, relation, sees_skipped))
+        disliked = dense("disliked")(pool(skipped, relation, where=sees_skipped))
         # A first exposure of zeros, always seen: what the candidate reads where nothing was watched yet.
         nothing = ((0, 0), (1, 0), (0, 0))
         values, keys = (jnp.pad(dense(name)(watched), nothing)[:, None] for name in ("value", "candidate"))

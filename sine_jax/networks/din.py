@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
-from sine_jax.types import Array, Histories
+from sine_jax.types import Histories
 
 
 class DIN(Network):
@@ -27,15 +27,14 @@ class DIN(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config = self.config
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        x, _, visible = self.read(histories, deterministic=deterministic)
         keys, values = (
             nn.Dense(config.dim, use_bias=False, dtype=config.dtype, kernel_init=xavier_normal, name=name)(x)
             for name in ("keys", "values")
         )
-        where = self.visible(histories)
         weight = nn.Dense(1, dtype=config.dtype, name="weight")(x)[..., 0][:, None, :]  # [B, 1, T]
-        logits = jnp.where(where, weight, jnp.finfo(jnp.float32).min / 2)  # finite, where nothing can be seen
+        logits = jnp.where(visible, weight, jnp.finfo(jnp.float32).min / 2)  # finite, where nothing can be seen
         return Outputs(UserState(values[:, None], keys[:, None], logits))

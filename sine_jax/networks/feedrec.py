@@ -7,11 +7,11 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.layers.attention import Block, causal_probabilities, layer_norm
+from sine_jax.layers.attention import Block, layer_norm, pool
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class FeedRec(Network):
@@ -28,20 +28,14 @@ class FeedRec(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
-        config, valid, dtype = self.config, histories.items != PAD, jnp.dtype(self.config.dtype)
-        x = self.embed(self.table(), histories, deterministic=deterministic)
-        sees = self.visible(histories)
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        x, valid, visible = self.read(histories, deterministic=deterministic)
 
         def encoded(states: Array, kept: Array, name: str) -> Array:
             block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=name)
-            return block(states, valid=kept, where=sees & kept[:, None, :], deterministic=deterministic)
-
-        def read(states: Array, logits: Array, kept: Array) -> Array:
-            """Pools states [B, T, D] by logits [B, 1 or T, T] over what is kept and visible."""
-            weights = causal_probabilities(logits, where=sees & kept[:, None, :])
-            return jnp.einsum("btj,bjd->btd", weights.astype(dtype), states)
+            return block(states, valid=kept, where=visible & kept[:, None, :], deterministic=deterministic)
 
         skips = valid & ~histories.watched
         for i in range(config.num_blocks):
@@ -50,10 +44,11 @@ class FeedRec(Network):
         strong = layer_norm(config.norm_eps, dtype, "watched_norm")(strong) * histories.watched[..., None]
         weak = layer_norm(config.norm_eps, dtype, "skipped_norm")(weak) * skips[..., None]
         strength = nn.Dense(1, dtype=dtype, name="strength")(strong)[..., 0][:, None]
-        liked = read(strong, strength, histories.watched)
+        liked = pool(strong, strength, where=visible & histories.watched[:, None, :])
         query = nn.Dense(config.dim, use_bias=False, dtype=dtype, kernel_init=xavier_normal, name="strong_to_weak")(
             liked
         )
-        guided = read(weak, jnp.einsum("btd,bjd->btj", query, weak) / config.dim**0.5, skips)
+        relation = jnp.einsum("btd,bjd->btj", query, weak) / config.dim**0.5
+        guided = pool(weak, relation, where=visible & skips[:, None, :])
         both = jnp.concatenate([liked, guided], axis=-1)
         return Outputs(of_vector(nn.Dense(config.dim, dtype=dtype, kernel_init=xavier_normal, name="user")(both)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network, places
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class GRU4Rec(Network):
@@ -23,10 +23,10 @@ class GRU4Rec(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
-        config, valid = self.config, histories.items != PAD
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        config = self.config
+        x, valid, _ = self.read(histories, deterministic=deterministic)
         first = places(histories).first
         layer = nn.scan(_Unit, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
         for i in range(config.num_blocks):

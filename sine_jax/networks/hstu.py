@@ -34,7 +34,7 @@ class HSTU(Network):
     reads_times: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         valid = histories.items != PAD

@@ -14,7 +14,7 @@ from sine_jax.layers.attention import Block, layer_norm
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Array, Histories
 
 
 class PNFRec(Network):
@@ -31,16 +31,16 @@ class PNFRec(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
-        config, valid, dtype = self.config, histories.items != PAD, jnp.dtype(self.config.dtype)
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        x, valid, visible = self.read(histories, deterministic=deterministic)
 
         def encoded(kept: Array, name: str) -> Array:
             states = x
             for i in range(config.num_blocks):
                 block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"{name}_{i}")
-                where = self.visible(histories) & kept[:, None, :]
+                where = visible & kept[:, None, :]
                 states = block(states * kept[..., None], valid=valid, where=where, deterministic=deterministic)
             return layer_norm(config.norm_eps, dtype, f"{name}_norm")(states)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sine_jax.layers.attention import Block, layer_norm
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
-from sine_jax.types import PAD, Array, Histories
+from sine_jax.types import Histories
 
 
 class SASRec(Network):
@@ -23,12 +23,11 @@ class SASRec(Network):
     packs: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
-        config, valid = self.config, histories.items != PAD
-        x = self.embed(self.table(), histories, deterministic=deterministic)
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        x, valid, visible = self.read(histories, deterministic=deterministic)
         for i in range(config.num_blocks):
-            x = Block(
-                config.num_heads, config.dropout, config.norm_eps, dtype=jnp.dtype(config.dtype), name=f"block_{i}"
-            )(x, valid=valid, where=self.visible(histories), deterministic=deterministic)
-        return Outputs(of_vector(layer_norm(config.norm_eps, jnp.dtype(config.dtype), "final_norm")(x)))
+            block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"block_{i}")
+            x = block(x, valid=valid, where=visible, deterministic=deterministic)
+        return Outputs(of_vector(layer_norm(config.norm_eps, dtype, "final_norm")(x)))

@@ -30,15 +30,24 @@ class SINE(Network):
 
     pads_with_zeros: ClassVar[bool] = True
     packs: ClassVar[bool] = True
+    takes_active: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
-        """See `Network`."""
+    def __call__(self, histories: Histories, active: Array | None = None, *, deterministic: bool) -> Outputs:
+        """See `Network`.
+
+        Args:
+          histories: [B, T].
+          active: [B, T] the active sub-interest of each position's target, for the released filter; else None.
+          deterministic: True for no dropout.
+
+        Returns:
+          What can be said after each exposure.
+        """
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        valid = histories.items != PAD
         table = self.table()
         interests = self.param("interests", xavier_normal, (config.num_interests, config.dim)).astype(dtype)
-        x = self.embed(table, histories, deterministic=deterministic)
+        x, valid, visible = self.read(histories, table=table, deterministic=deterministic)
 
         emphasis = None
         if active is not None:
@@ -53,7 +62,7 @@ class SINE(Network):
             x = Block(config.num_heads, config.dropout, config.norm_eps, bias_init, dtype, name=f"block_{i}")(
                 x,
                 valid=valid,
-                where=self.visible(histories),
+                where=visible,
                 zero_keys=zero_keys,
                 emphasis=emphasis,
                 deterministic=deterministic,

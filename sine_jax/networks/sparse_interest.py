@@ -34,11 +34,10 @@ class SparseInterest(Network):
     temperature: ClassVar[float] = 0.1
 
     @nn.compact
-    def __call__(self, histories: Histories, active: Array | None, *, deterministic: bool) -> Outputs:
+    def __call__(self, histories: Histories, *, deterministic: bool) -> Outputs:
         """See `Network`."""
         config, eps = self.config, self.config.norm_eps
-        x = self.embed(self.table(), histories, deterministic=deterministic)
-        where = self.visible(histories)
+        x, _, visible = self.read(histories, deterministic=deterministic)
         pool = self.param("concepts", xavier_normal, (self.concepts, config.dim)).astype(x.dtype)
 
         def dense(features: int, name: str) -> nn.Dense:
@@ -46,7 +45,7 @@ class SparseInterest(Network):
 
         def pooled(logits: Array) -> Array:
             """Softmax over what is visible: logits [B, T or 1, T, ...] to weights of that shape."""
-            seen = where.reshape(*where.shape, *(1,) * (logits.ndim - 3))
+            seen = visible.reshape(*visible.shape, *(1,) * (logits.ndim - 3))
             return jax.nn.softmax(jnp.where(seen, logits, jnp.finfo(jnp.float32).min / 2), axis=2).astype(x.dtype)
 
         # Which concepts are active: the K that a pooled reading of the history is nearest to.
