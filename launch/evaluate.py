@@ -32,7 +32,7 @@ from launch.app import launch_app
 from sine_jax import config as configs
 from sine_jax import run as runs
 from sine_jax.data import datasets
-from sine_jax.evaluation import protocols, ranking, report
+from sine_jax.evaluation import protocols, report
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; without it, the simple scorers of --data alone.")
 DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; the run's own by default.")
@@ -68,14 +68,8 @@ def main() -> None:
     elif DATA.value is not None:
         if CANDIDATES.value is not None:
             chosen["data.candidates"] = CANDIDATES.value
-        dataset = datasets.load(DATA.value)
-        found = ranking.evaluate(
-            dataset.log,
-            config=configs.replace(configs.Config(), chosen),
-            num_items=dataset.info.num_items,
-            part=SPLIT.value,
-            protocol=protocols.PROTOCOLS[PROTOCOL.value],
-        )._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(DATA.value))
+        config = configs.replace(configs.Config(), chosen)
+        found = runs.rank(datasets.load(DATA.value), config=config, split=SPLIT.value, protocol=PROTOCOL.value)
     else:
         raise ValueError("nothing to evaluate: pass --workdir=RUN, or --data=FOLDER for the simple scorers alone")
     summary = report.summarise(found)

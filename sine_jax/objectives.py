@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from sine_jax import losses
-from sine_jax.config import Config, is_used, parse_weight
+from sine_jax.config import Config, differences, is_used, parse_weight
 from sine_jax.losses import Mean
 from sine_jax.model import Model, Read, active_relation, embed
 from sine_jax.types import PAD, Array, Params, TrainBatch
@@ -62,13 +63,20 @@ def objective(
       batches: one batch, or batches of different widths that count as one: a mean is over the pairs of all of them.
       key: for dropout; None runs without.
       config: the choices.
-      model: of `build_model(config.model, ...)`.
+      model: of `build_model(config.model, num_items=N)`.
       step: for weights that follow a schedule.
       axis_name: device axis, if any; `pmean` of what is returned is then the value over all devices.
 
     Returns:
       The loss [] and its terms [] by name, unweighted. A term whose weight is 0 throughout is left out.
+
+    Raises:
+      ValueError: the model is of another configuration.
     """
+    if model.config != config.model:
+        changed = differences(config, dataclasses.replace(config, model=model.config))
+        told = [f"{name}={there} in the model and {here} in the config" for name, (here, there) in changed.items()]
+        raise ValueError(f"{', '.join(told)}; make the model by build_model(config.model, num_items=N)")
     parts = (batches,) if isinstance(batches, TrainBatch) else tuple(batches)
     means: dict[str, list[Mean]] = {}
     for i, batch in enumerate(parts):

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from sine_jax.checkpoints import About, Progress
 from sine_jax.config import Config
 from sine_jax.data import datasets, splits
 from sine_jax.data.datasets import Dataset
+from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
 from sine_jax.evaluation.ranking import Evaluation
 from sine_jax.model import Model, build_model
@@ -107,23 +108,22 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     task = ranking.lay_out(dataset.log, config=config, num_items=num_items, part="valid", protocol=protocols.EXPOSED)
     measured = ranking.compile_ranking(scorers.of_model(model), task)
 
-    def blank() -> TrainState:
-        params = objectives.init(model.init(jax.random.key(config.train.seed)), config=config)
-        return training.init_state(params, tx)
+    def drawn() -> Params:
+        return objectives.init(model.init(jax.random.key(config.train.seed)), config=config)
 
     def initial() -> TrainState:
-        state = blank()
-        if config.model.item_bias_init == "zeros":
-            return state
-        learned = simple_scorers.training(dataset.log, split)
-        counted = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
-        return training.init_state({**state.params, "item_bias": counted}, tx)
+        params = drawn()
+        if config.model.item_bias_init == "counted":
+            learned = simple_scorers.training(dataset.log, split)
+            counted = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
+            params = {**params, "item_bias": counted}
+        return training.init_state(params, tx)
 
     return Setup(
         run_epoch=epochs[config.train.pipeline](feed, model=model, optimizer=tx),
         validate=lambda params: ranking.means(measured(params)),
         initial=initial,
-        blank=blank,
+        blank=lambda: training.init_state(drawn(), tx),
         steps_per_epoch=feed.strata.num_steps,
         users=feed.strata.num_users,
     )
@@ -195,22 +195,52 @@ def evaluate(
       Values per user, by scorer and metric; the model's scorer bears the name `model.name`. `means` has their means.
 
     Raises:
-      ValueError: there is nothing to restore, another data set, or nobody has a target.
+      ValueError: there is nothing to restore, another data set, no such split or protocol, or nobody has a target.
     """
     restored = restore(folder, checkpoint=checkpoint)
     config = configs.replace(restored.config, {} if candidates is None else {"data.candidates": candidates})
+    models = {config.model.name: restored.params}
     trained_on = dataset(restored, data=data)
+    found = rank(trained_on, config=config, split=split, protocol=protocol, models=models, simple=simple)
+    about = {"checkpoint": checkpoint, "step": restored.about.progress.step}
+    return found._replace(about={**about, **found.about})
+
+
+def rank(
+    dataset: Dataset,
+    *,
+    config: Config,
+    split: str = "test",
+    protocol: str = "exposed",
+    models: Mapping[str, Params] | None = None,
+    simple: bool = True,
+) -> Evaluation:
+    """Ranks a held-out split of a data set, and says of which data set and of which users the values are.
+
+    Args:
+      dataset: what to rank.
+      config: of the models, and how the log is split and what is ranked.
+      split: `valid` or `test`.
+      protocol: `exposed` or `full`.
+      models: parameters by the name that the report gives them; none for the simple scorers alone.
+      simple: whether the simple scorers are evaluated too.
+
+    Raises:
+      ValueError: no such split or protocol, nobody has a target, or a score is NaN.
+    """
+    for option, value, choices in (("split", split, Splits._fields), ("protocol", protocol, protocols.PROTOCOLS)):
+        if value not in choices:
+            raise ValueError(f"{option}={value}: no such choice; choose one of {', '.join(choices)}")
     found = ranking.evaluate(
-        trained_on.log,
+        dataset.log,
         config=config,
-        num_items=trained_on.info.num_items,
+        num_items=dataset.info.num_items,
         part=split,
         protocol=protocols.PROTOCOLS[protocol],
-        models={config.model.name: restored.params},
+        models=models,
         simple=simple,
     )
-    about = {"checkpoint": checkpoint, "step": restored.about.progress.step, "fingerprint": trained_on.info.fingerprint}
-    return found._replace(about=about, user_ids=datasets.user_ids(trained_on.path))
+    return found._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(dataset.path))
 
 
 def identify(dataset: Dataset) -> dict[str, Any]:

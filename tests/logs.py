@@ -5,7 +5,7 @@ import numpy as np
 from sine_jax import config as configs
 from sine_jax import presets
 from sine_jax.batches import pipeline
-from sine_jax.data import splits
+from sine_jax.data import preparation, sources, splits, synthetic
 from sine_jax.types import EventLog
 
 NUM_ITEMS = 50
@@ -35,6 +35,13 @@ def fed(config, log=None, packed=True):
 def prepared(config, log=None, packed=True):
     source, strata, *_ = fed(config, log, packed)
     return source, strata
+
+
+def made(folder, **settings):
+    """Prepares a made log as a data set in a folder, and returns that."""
+    source = sources.generated(synthetic.Settings(num_exposures=15, **settings))
+    preparation.prepare(source, str(folder), rule=None, min_positives=3, min_exposures=1)
+    return str(folder)
 
 
 def make_log(*users: list[tuple[int, int]]) -> EventLog:

@@ -9,7 +9,7 @@ import pytest
 from sine_jax import config as configs
 from sine_jax import losses, objectives, presets
 from sine_jax.layers import scoring
-from sine_jax.model import active_relation
+from sine_jax.model import active_relation, build_model
 from sine_jax.types import PAD, TrainBatch
 
 N, T = 20, 4
@@ -187,3 +187,10 @@ def test_a_softmax_without_chances_is_refused():
     config, params, batch = setup(objective__sampled_form="softmax")
     with pytest.raises(ValueError, match="log_chances"):
         model.objective(params, batch, None, config)
+
+
+def test_a_model_of_another_configuration_is_refused():
+    config, params, batch = setup()
+    other = build_model(configs.replace(config, {"model.fusion": "sum"}).model, num_items=N)
+    with pytest.raises(ValueError, match="model.fusion=sum in the model and collapsed in the config; make"):
+        objectives.objective(params, batch, None, config=config, model=other)

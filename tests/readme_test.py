@@ -4,10 +4,10 @@ import pathlib
 import re
 
 import jax.numpy as jnp
+from logs import made
 
 import sine_jax as sine
 from sine_jax import run
-from sine_jax.data import preparation, sources, synthetic
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -15,13 +15,10 @@ README = (ROOT / "README.md").read_text()
 
 def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    settings = synthetic.Settings(seed=0, num_users=60, num_items=120, num_exposures=15)
-    preparation.prepare(
-        sources.generated(settings), str(tmp_path / "runs/sample"), rule=None, min_positives=3, min_exposures=1
-    )
+    data = made(tmp_path / "runs/sample", num_users=60, num_items=120)
     small = {"model.max_len": 8, "model.dim": 8, "model.num_blocks": 1, "train.epochs": 1, "train.num_widths": 1}
     config = sine.replace(sine.presets.default(), small)
-    run.train(str(tmp_path / "runs/sample"), str(tmp_path / "runs/sine"), config=config)
+    run.train(data, str(tmp_path / "runs/sine"), config=config)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)

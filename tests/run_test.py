@@ -9,11 +9,12 @@ import sys
 import jax
 import numpy as np
 import pytest
+from logs import made
 
 from sine_jax import config as configs
 from sine_jax import presets, run, training, workdir
 from sine_jax.checkpoints import Progress
-from sine_jax.data import datasets, preparation, sources, synthetic
+from sine_jax.data import datasets
 
 SMALL = {
     "model.max_len": 6,
@@ -32,9 +33,7 @@ def configured(**overrides):
 
 
 def prepared(folder, seed=0):
-    settings = synthetic.Settings(seed=seed, num_users=80, num_items=60, num_exposures=15)
-    preparation.prepare(sources.generated(settings), str(folder), rule=None, min_positives=3, min_exposures=1)
-    return str(folder)
+    return made(folder, seed=seed, num_users=80, num_items=60)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +121,13 @@ def test_another_data_set_is_refused_for_training_and_for_evaluation(whole, tmp_
         run.train(other, str(whole[0]), config=configured())
     with pytest.raises(ValueError, match="its fingerprint is .* but the model was trained on .*; pass the data set"):
         run.dataset(run.restore(str(whole[0]), checkpoint="latest"), data=other)
+
+
+@pytest.mark.parametrize("asked", [{"split": "tets"}, {"protocol": "exposd"}])
+def test_a_split_or_protocol_that_there_is_not_is_refused(data, asked):
+    (option, value), *_ = asked.items()
+    with pytest.raises(ValueError, match=f"{option}={value}: no such choice; choose one of "):
+        run.rank(datasets.load(data), config=configured(), **asked)
 
 
 def test_divergence_stops_with_step_and_terms(data, tmp_path):

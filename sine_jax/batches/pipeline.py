@@ -182,7 +182,7 @@ def epoch(
 
     Args:
       log: the exposures.
-      split: what may be learned from, such as `splits.last_positive(log).valid`.
+      split: what may be learned from, such as `splits.split(log, config.data).valid`.
       config: the choices; order and negatives follow from `train.seed`.
       num_items: N.
       epoch: from 0.

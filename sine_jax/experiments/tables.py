@@ -25,7 +25,7 @@ from sine_jax import config as configs
 from sine_jax import run, training, workdir
 from sine_jax.config import Config
 from sine_jax.data import datasets
-from sine_jax.evaluation import protocols, ranking, report
+from sine_jax.evaluation import protocols, report
 from sine_jax.experiments.suites import SEARCH, Method
 
 METRICS = ("auc", "gauc", "ndcg", "ndcg@2", "mrr")
@@ -122,10 +122,7 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     """
     target = folder / "counting"
     if not (target / _TEST).exists():
-        dataset = datasets.load(data)
-        found = ranking.evaluate(
-            dataset.log, config=config, num_items=dataset.info.num_items, part="test", protocol=protocols.EXPOSED
-        )._replace(about={"fingerprint": fingerprint}, user_ids=datasets.user_ids(data))
+        found = run.rank(datasets.load(data), config=config)
         report.write(found, report.summarise(found), target)
     summary = _summary(target, fingerprint)
     asked = json.loads(json.dumps(dataclasses.asdict(config.data)))

@@ -2,10 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from logs import made
 
 from sine_jax import config as configs
 from sine_jax import plots, presets, training
-from sine_jax.data import preparation, sources, synthetic
 from sine_jax.experiments import tables
 from sine_jax.experiments.suites import SEARCH, Method
 
@@ -26,10 +26,7 @@ def method(name, **options):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "set"
-    settings = synthetic.Settings(num_users=60, num_items=50, num_exposures=15)
-    preparation.prepare(sources.generated(settings), str(folder), rule=None, min_positives=3, min_exposures=1)
-    return str(folder)
+    return made(tmp_path_factory.mktemp("data") / "set", num_users=60, num_items=50)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +77,9 @@ def test_a_new_seed_is_not_joined_with_runs_of_another_configuration(table, data
 
 def test_a_folder_of_another_data_set_is_refused(table, tmp_path):
     folder, methods, _, _ = table
-    settings = synthetic.Settings(num_users=40, num_items=50, num_exposures=15)
-    preparation.prepare(sources.generated(settings), str(tmp_path / "b"), rule=None, min_positives=3, min_exposures=1)
+    other = made(tmp_path / "b", num_users=40, num_items=50)
     with pytest.raises(ValueError, match="another data set: its fingerprint was .*, now .*; choose another --out"):
-        tables.run_suite(methods, str(tmp_path / "b"), folder, seeds=[1], trials=0, say=print)
+        tables.run_suite(methods, other, folder, seeds=[1], trials=0, say=print)
 
 
 def test_every_method_is_given_the_same_trials_and_the_first_is_the_method_as_it_is():

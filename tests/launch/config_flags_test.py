@@ -9,10 +9,12 @@ from sine_jax import presets
 
 
 def parsed(*arguments):
-    flags.FLAGS.unparse_flags()
+    own = flags.FlagValues()  # another test of this process may have loaded a launch, whose flags are required
     for name in ("preset", *config_flags.options()):
-        flags.FLAGS[name].unparse()
-    flags.FLAGS(["test", *arguments])
+        own[name] = flags.FLAGS[name]
+        own[name].unparse()
+    own(["test", *arguments])
+    flags.FLAGS.mark_as_parsed()
     return config_flags.config()
 
 
