@@ -36,7 +36,7 @@ VALID_UNTIL = flags.DEFINE_integer("valid_until", 0, "by_time: first instant of 
 
 def main() -> None:
     """Analyses what the flags say."""
-    chosen = {"split": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
+    chosen = {"split_by": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
     config = configs.replace(configs.Config(), {f"data.{name}": value for name, value in chosen.items()})
     dataset = datasets.load(DATA.value)
     found = figures.analyse(

@@ -63,7 +63,7 @@ def table(found: Mapping[str, Any]) -> Table:
     shared = os.path.commonprefix(names).rpartition("/")[0]  # a folder they all lie in
     begin = len(shared) + 1 if shared else 0
     result = Table(
-        title=f"{found['metric']}, {found['protocol']}, {found['split']} of {found['data']['split']}: "
+        title=f"{found['metric']}, {found['protocol']}, {found['split']} of {found['data']['split_by']}: "
         f"each less {found['against'][begin:]}, paired by user" + (f"\nruns in {shared}" if shared else ""),
         title_justify="left",
         title_style="bold",

@@ -1,11 +1,12 @@
 """A flag for every option of the library: `--section.option=value`, derived from `sine_jax.config`.
 
-A flag that is not given leaves the preset's value as it is.
+A flag that is not given leaves the preset's value as it is. `--help` shows the flags by section.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import typing
 from typing import Any
 
@@ -15,29 +16,24 @@ from sine_jax import config as configs
 from sine_jax.config import Config
 from sine_jax.presets import PRESETS
 
-PRESET = flags.DEFINE_enum("preset", "default", list(PRESETS), "Where the options start from.")
-
-
-def options() -> dict[str, dataclasses.Field]:
-    """Every option by its dotted name."""
-    sections = {field.name: type(getattr(Config(), field.name)) for field in dataclasses.fields(Config)}
-    return {
-        f"{name}.{field.name}": field for name, section in sections.items() for field in dataclasses.fields(section)
-    }
+PRESET = flags.DEFINE_enum(
+    "preset", "default", list(PRESETS), "Where the options start from; the defaults below are those of `default`."
+)
 
 
 def _define(name: str, field: dataclasses.Field, kind: Any) -> flags.FlagHolder:
-    """Defines one flag, unset by default."""
-    text = f"{field.metadata['help']} Default preset: {field.default}."
+    """Defines one flag, unset by default, under its section."""
+    text = f"{field.metadata['help']} (default: {field.default})"
+    section = name.partition(".")[0]
     if field.metadata["choices"]:
-        return flags.DEFINE_enum(name, None, list(field.metadata["choices"]), text)
+        return flags.DEFINE_enum(name, None, list(field.metadata["choices"]), text, module_name=section)
     if kind is bool:
-        return flags.DEFINE_bool(name, None, text)
+        return flags.DEFINE_bool(name, None, text, module_name=section)
     if kind is int:
-        return flags.DEFINE_integer(name, None, text)
+        return flags.DEFINE_integer(name, None, text, module_name=section)
     if kind is float:
-        return flags.DEFINE_float(name, None, text)
-    return flags.DEFINE_string(name, None, text)
+        return flags.DEFINE_float(name, None, text, module_name=section)
+    return flags.DEFINE_string(name, None, text, module_name=section)
 
 
 def _kind(name: str) -> Any:
@@ -45,7 +41,17 @@ def _kind(name: str) -> Any:
     return typing.get_type_hints(type(getattr(Config(), section)))[field]
 
 
-_FLAGS = {name: _define(name, field, _kind(name)) for name, field in options().items()}
+_FLAGS = {name: _define(name, field, _kind(name)) for name, field in configs.options().items()}
+
+
+def _help() -> str:
+    """The launch's own flags, then those of each section."""
+    sections = [field.name for field in dataclasses.fields(Config)]
+    return "\n".join(flags.FLAGS.module_help(name) for name in (sys.argv[0], *sections))
+
+
+# absl's `--help` prints this method's text, which else is of the started module alone.
+flags.FLAGS.__dict__["main_module_help"] = _help
 
 
 def config() -> Config:

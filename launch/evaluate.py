@@ -52,7 +52,7 @@ VALID_UNTIL = flags.DEFINE_integer("valid_until", None, "by_time: first instant 
 
 def main() -> None:
     """Evaluates what the flags say."""
-    by_hand = {"split": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
+    by_hand = {"split_by": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
     chosen = {f"data.{name}": value for name, value in by_hand.items() if value is not None}
     if WORKDIR.value is not None:
         if chosen:

@@ -7,15 +7,84 @@ every difference between the released model and the corrected one is one named o
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
+# The terms of the objective. Each name is also the option of `ObjectiveConfig` that gives the term its weight. A
+# network's own terms are named `<network>/<term>`, so they can neither hide one of these nor be weighed by another
+# option than `auxiliary`.
+TERMS = ("sampled", "passive", "pointwise", "dcor", "l2", "active")
 
-def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    """A dataclass field with its help text and, for words, what may be chosen."""
-    return dataclasses.field(default=default, metadata={"help": text, "choices": choices})
+# Options that had another name in older checkpoints, by that name.
+_RENAMED = {"data.split": "data.split_by"}
+
+# By the annotation of an option: what its value may be, and that in words.
+_KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "bool": ((bool,), "true or false"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "str": ((str,), "a word"),
+    "float | str": ((int, float, str), "a number or a schedule"),
+}
+_LARGEST: dict[str, float] = {"int": 2**31 - 1, "float": 3e38}  # what int32 and float32 hold
+_INT64 = 2**63 - 1
+
+
+def _option(
+    default: Any,
+    text: str,
+    choices: tuple[str, ...] = (),
+    *,
+    at_least: float = 0,
+    at_most: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A field of a section.
+
+    Args:
+      default: its value unless another is given.
+      text: what `--help` says of it.
+      choices: the words that may be chosen; none for any word, and for what is not a word.
+      at_least: the smallest number.
+      at_most: the largest number; what int32 or float32 holds by default.
+      above: a number must be above this.
+    """
+    limits: dict[str, float | None] = {"at_least": at_least, "at_most": at_most, "above": above}
+    return dataclasses.field(default=default, metadata={"help": text, "choices": choices, **limits})
+
+
+def _check(section: str, values: Any) -> None:
+    """Refuses an option of a section that has the wrong kind, is none of its choices, or is out of its range."""
+    for field in dataclasses.fields(values):
+        value, rule = getattr(values, field.name), field.metadata
+        option, (kinds, kind) = f"{section}.{field.name}", _KINDS[str(field.type)]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise ValueError(f"{option}={value!r}: must be {kind}")
+        if rule["choices"] and value not in rule["choices"]:
+            raise ValueError(f"{option}={value}: no such choice; choose one of {', '.join(rule['choices'])}")
+        if str(field.type) in _LARGEST:
+            _check_range(option, getattr(values, field.name), field)
+
+
+def _check_range(option: str, value: float, field: dataclasses.Field) -> None:
+    """Refuses a number that is out of the range of its field, or is none (NaN)."""
+    at_least, at_most, above = (field.metadata[name] for name in ("at_least", "at_most", "above"))
+    at_most = _LARGEST[str(field.type)] if at_most is None else at_most
+    _refuse(
+        (above is not None and value <= above, f"{option}={value}: must be above {above}"),
+        (value < at_least, f"{option}={value}: must be at least {at_least}"),
+        (value > at_most, f"{option}={value}: must be at most {at_most}"),
+        (not at_least <= value <= at_most, f"{option}={value}: must be a number"),
+    )
+
+
+def _refuse(*rules: tuple[bool, str]) -> None:
+    """Raises the message of the first rule that is broken."""
+    for broken, message in rules:
+        if broken:
+            raise ValueError(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,49 +94,73 @@ class ModelConfig:
     name: str = _option(
         "sine", "The network: a file of sine_jax/networks/, or the dotted name of a module that defines one."
     )
-    max_len: int = _option(60, "T, the most exposures that are read.")
-    dim: int = _option(64, "D, width of embeddings and states.")
-    num_blocks: int = _option(2, "Self-attention blocks.")
-    num_heads: int = _option(1, "Attention heads; divides dim.")
-    num_interests: int = _option(4, "K, sub-interests; at least 2.")
-    dropout: float = _option(0.5, "Dropout rate wherever the paper has it.")
-    mask_padding: bool = _option(True, "Keep attention off the padding (the released model does not).")
+    max_len: int = _option(60, "T, the maximum length of a history.", at_least=2)
+    dim: int = _option(64, "D, the width of embeddings and states.", at_least=1)
+    num_blocks: int = _option(2, "Number of self-attention blocks.", at_least=1)
+    num_heads: int = _option(1, "Number of attention heads; must divide model.dim.", at_least=1)
+    num_interests: int = _option(4, "K, the number of sub-interests; at least 2.", at_least=2)
+    dropout: float = _option(0.5, "Dropout rate, wherever the paper has dropout.", at_most=0.99)
+    mask_padding: bool = _option(True, "Attention ignores padding (in the released model it does not).")
     positions: str = _option(
-        "start", "Position 0 is the window's first column, or the user's first item in it.", ("column", "start")
+        "start",
+        "Where position 0 is: at the first column of the window (column), or at the user's first item in it (start).",
+        ("column", "start"),
     )
     fusion: str = _option(
         "collapsed",
-        "How sub-interests become one score: summed, weighed by the state alone (one vector per user, for retrieval), "
-        "or weighed by state and candidate (for ranking).",
+        "How sub-interests become one score: summed (sum); weighed by the state alone, which gives one vector per user "
+        "for retrieval (collapsed); or weighed by state and candidate, for ranking (candidate_aware).",
         ("sum", "collapsed", "candidate_aware"),
     )
     active: str = _option(
         "learned",
-        "The active sub-interest: not used, read off the target in training as released (`filter`; leaks), or "
-        "predicted from the past and supervised by the (watched, skipped) pair.",
+        "The active sub-interest: not used (none); read off the target in training as released, which leaks (filter); "
+        "or predicted from the past and supervised by the pair of a watched and a skipped item (learned).",
         ("none", "filter", "learned"),
     )
-    filter_strength: float = _option(0.5, "Factor on attention to keys of the active sub-interest (active=filter).")
+    filter_strength: float = _option(
+        0.5, "Factor on attention to keys of the active sub-interest (with model.active=filter)."
+    )
     read_skips: bool = _option(False, "Read skipped exposures too, marked by a polarity embedding.")
-    read_times: bool = _option(False, "Read when each exposure was, too (hstu).")
+    read_times: bool = _option(False, "Read the time of each exposure too (hstu).")
     item_bias: bool = _option(False, "Add a learned number per item to the score.")
     item_bias_init: str = _option(
         "zeros",
-        "First value of the item biases: zeros, or what parts watched from skipped within each user's training part.",
+        "First value of the item biases: zeros, or what separates watched from skipped items within each user's "
+        "training part (counted).",
         ("zeros", "counted"),
     )
     user_bias: bool = _option(
         False,
-        "Add the log-odds of the watched share of what was read to the score, times a learned weight that starts at 1 "
-        "(model.read_skips).",
+        "Add the log-odds of the watched share of the history to the score, times a learned weight that starts at 1 "
+        "(with model.read_skips).",
     )
     bias_init: str = _option(
         "zeros",
-        "First value of the feed-forward biases; `uniform` is what the released model has.",
+        "First value of the feed-forward biases; the released model has `uniform`.",
         ("zeros", "uniform"),
     )
-    norm_eps: float = _option(1e-8, "Epsilon of every layer norm.")
-    dtype: str = _option("float32", "Compute in this type; parameters stay float32.", ("float32", "bfloat16"))
+    norm_eps: float = _option(1e-8, "Epsilon of every layer norm.", above=0)
+    dtype: str = _option("float32", "Type of the computation; parameters stay float32.", ("float32", "bfloat16"))
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, as ValueError."""
+        _check("model", self)
+        _refuse(
+            (
+                self.dim % self.num_heads != 0,
+                f"model.num_heads={self.num_heads} does not divide model.dim={self.dim}; choose a divisor",
+            ),
+            (
+                self.item_bias_init != "zeros" and not self.item_bias,
+                f"model.item_bias_init={self.item_bias_init} has no effect with model.item_bias=False; "
+                "set model.item_bias to true, or use zeros",
+            ),
+            (
+                self.user_bias and not self.read_skips,
+                "model.user_bias=True needs skipped exposures, but model.read_skips=False; set it to true",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,121 +170,192 @@ class ObjectiveConfig:
     A weight is a number, or a schedule over steps: `linear:0:1:500` or `cosine:1:0:500` (from, to, steps).
     """
 
-    sampled: float | str = _option(0.3, "Weight of watched over sampled.")
-    passive: float | str = _option(1.0, "Weight of watched over skipped.")
+    sampled: float | str = _option(0.3, "Weight of the term that ranks watched over sampled items.")
+    passive: float | str = _option(1.0, "Weight of the term that ranks watched over skipped items.")
     pointwise: float | str = _option(
         0.0, "Weight of the logistic loss of watching, over the watched item and the skips paired with it."
     )
     auxiliary: float | str = _option(1.0, "Weight of each term that a network has of its own.")
     dcor: float | str = _option(1.0, "Weight of the distance correlation between sub-interests.")
     l2: float | str = _option(0.0, "Weight of the penalty on the item embeddings.")
-    active: float | str = _option(0.1, "Weight of the active sub-interest's cross-entropy (model.active=learned).")
-    weighting: str = _option(
-        "fixed", "Weights as given, or learned by homoscedastic uncertainty on top of them.", ("fixed", "learned")
+    active: float | str = _option(
+        0.1, "Weight of the cross-entropy of the active sub-interest (with model.active=learned)."
     )
-    l2_form: str = _option("squared", "Frobenius norm of the item embeddings, or its square.", ("norm", "squared"))
+    weighting: str = _option(
+        "fixed",
+        "The weights stay as given (fixed), or homoscedastic uncertainty learns a factor for each (learned).",
+        ("fixed", "learned"),
+    )
+    l2_form: str = _option(
+        "squared", "The penalty is the Frobenius norm of the item embeddings, or its square.", ("norm", "squared")
+    )
     passive_form: str = _option(
         "score",
-        "Watched and skipped items are compared by their fused scores, or by the sub-interest that parts them best.",
+        "Watched and skipped items are compared by their fused scores (score), or by the sub-interest that separates "
+        "them best (best_interest).",
         ("score", "best_interest"),
     )
     active_target: str = _option(
-        "hard", "The pair names one active sub-interest, or a distribution over them.", ("hard", "soft")
+        "hard",
+        "The pair names one active sub-interest (hard), or a distribution over all of them (soft).",
+        ("hard", "soft"),
     )
     sampled_form: str = _option(
         "bpr",
-        "Watched over sampled by pairs (bpr); among all M sampled by a softmax, corrected for how likely each was "
-        "drawn (softmax); by gBCE, which undoes the overconfidence of few negatives (gbce; with model.name=sasrec this "
-        "is gSASRec); or by a softmax over the whole catalogue (full_softmax).",
+        "How watched items are ranked over sampled ones: by pairs (bpr); among all M sampled by a softmax, corrected "
+        "for the chance that each was drawn (softmax); by gBCE, which undoes the overconfidence of few negatives "
+        "(gbce; with model.name=sasrec this is gSASRec); or by a softmax over the whole catalogue (full_softmax).",
         ("bpr", "softmax", "gbce", "full_softmax"),
     )
-    gbce_t: float = _option(0.75, "Calibration of gBCE: 0 is plain cross-entropy, 1 undoes all overconfidence.")
+    gbce_t: float = _option(
+        0.75, "Calibration of gBCE: 0 is plain cross-entropy, 1 undoes all overconfidence.", at_most=1
+    )
     negatives: str = _option(
         "uniform",
-        "Sampled negatives: uniform over the catalogue, by how often items are watched, targets of other positions "
-        "of the same width's batch on the same device, or the skips that the positive is paired with.",
+        "Where sampled negatives come from: uniform over the catalogue (uniform); by how often items are watched "
+        "(popularity); targets of other positions in the batch of the same width on the same device (in_batch); or "
+        "the skips that the positive is paired with (skips).",
         ("uniform", "popularity", "in_batch", "skips"),
     )
-    num_negatives: int = _option(1, "M, sampled negatives of a position.")
+    num_negatives: int = _option(1, "M, the number of sampled negatives per position.", at_least=1)
     skips: str = _option(
         "before",
-        "Which skips a positive is paired with: those right before it, back to the positive before; or the next ones "
-        "after that one, before the target or after it, as candidates are in the `exposed` protocol.",
+        "Which skips a positive is paired with: those right before it, back to the previous positive (before); or the "
+        "next ones after that previous positive, whether before or after the target, like the candidates of the "
+        "`exposed` protocol (ahead).",
         ("before", "ahead"),
     )
-    num_skips: int = _option(3, "S, how many skips a positive is paired with, nearest first.")
-    resample_negatives: bool = _option(True, "Draw negatives anew each epoch (the released code draws once).")
+    num_skips: int = _option(3, "S, the number of skips a positive is paired with, nearest first.", at_least=1)
+    resample_negatives: bool = _option(True, "Draw new negatives each epoch (the released code draws once).")
     exclude_seen: bool = _option(
-        True, "Never draw an item that the user saw in the training part (the released check never fires)."
+        True,
+        "Never draw an item that the user saw in the training part (the check in the released code has no effect).",
     )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, as ValueError."""
+        _check("objective", self)
+        for name in (*TERMS, "auxiliary"):
+            parse_weight(getattr(self, name), f"objective.{name}")
+        _refuse(
+            (
+                self.sampled_form == "softmax" and self.negatives == "skips",
+                "objective.sampled_form=softmax needs the chance that each negative was drawn, which "
+                "objective.negatives=skips does not give; use other negatives, or another form",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """The optimiser, by Optax."""
 
-    name: str = _option("adam", "Which optimiser.", ("adam", "adamw", "adagrad"))
+    name: str = _option("adam", "The optimiser.", ("adam", "adamw", "adagrad"))
     embedding: str = _option(
         "dense",
-        "Item tables are updated whole, or only the rows of the batch (lazily: for large catalogues).",
+        "Each step updates whole item tables (dense), or only the rows of the batch, for large catalogues (rows).",
         ("dense", "rows"),
     )
-    learning_rate: float = _option(1e-3, "Peak learning rate.")
-    b1: float = _option(0.9, "Decay of Adam's first moment.")
-    b2: float = _option(0.98, "Decay of Adam's second moment.")
-    eps: float = _option(1e-8, "Epsilon of the denominator.")
-    weight_decay: float = _option(0.0, "Decoupled decay (adamw), never on embeddings, norms and biases.")
+    learning_rate: float = _option(1e-3, "Peak learning rate.", above=0)
+    b1: float = _option(0.9, "Decay of Adam's first moment.", at_most=0.999999)
+    b2: float = _option(0.98, "Decay of Adam's second moment.", at_most=0.999999)
+    eps: float = _option(1e-8, "Epsilon of the denominator.", above=0)
+    weight_decay: float = _option(
+        0.0, "Decoupled weight decay (with adamw); embeddings, norms and biases do not decay."
+    )
     schedule: str = _option("constant", "Learning rate after the warm-up.", ("constant", "cosine"))
     warmup_steps: int = _option(0, "Steps of linear warm-up from 0.")
     clip_norm: float = _option(0.0, "Clip gradients to this global norm; 0 does not clip.")
-    accumulate: int = _option(1, "Batches whose gradients are averaged into one update.")
+    accumulate: int = _option(1, "Batches whose gradients are averaged into one update.", at_least=1)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, as ValueError."""
+        _check("optimizer", self)
+        _refuse(
+            (
+                self.weight_decay > 0 and self.name != "adamw",
+                f"optimizer.weight_decay={self.weight_decay} has no effect with optimizer.name={self.name}; "
+                "use adamw, or 0",
+            ),
+            (
+                self.embedding == "rows" and self.accumulate > 1,
+                "optimizer.embedding=rows updates only the rows of one batch, but "
+                f"optimizer.accumulate={self.accumulate}; use dense, or 1",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The run."""
 
-    batch_size: int = _option(128, "Users in a batch, over all devices; their mean where users share rows.")
-    epochs: int = _option(100, "The most passes over the users.")
-    patience: int = _option(10, "Evaluations without a gain after which training stops; 0 never stops.")
+    batch_size: int = _option(
+        128, "Users per batch, over all devices (on average, where users share rows).", at_least=1
+    )
+    epochs: int = _option(100, "Maximum number of passes over the users.", at_least=1)
+    patience: int = _option(10, "Stop after this many validations without improvement; 0 never stops.")
     metric: str = _option(
         "gauc",
-        "Validation metric that early stopping and the best checkpoint go by.",
+        "Validation metric that decides on early stopping and the best checkpoint.",
         ("auc", "user_auc", "gauc", "ndcg", "mrr"),
     )
-    eval_every: int = _option(1, "Epochs between validations.")
-    checkpoint_every: int = _option(1, "Epochs between checkpoints of the latest state.")
-    seed: int = _option(42, "Seed of parameters, batches, negatives and dropout.")
+    eval_every: int = _option(1, "Epochs between validations.", at_least=1)
+    checkpoint_every: int = _option(1, "Epochs between checkpoints of the latest state.", at_least=1)
+    seed: int = _option(42, "Seed of parameters, batches, negatives and dropout.", at_most=2**32 - 1)
     pipeline: str = _option(
-        "auto", "Log on the device, or streamed from the host; auto decides by size.", ("auto", "resident", "streamed")
+        "auto",
+        "The log lies on the device (resident) or is streamed from the host (streamed); `auto` decides by its size.",
+        ("auto", "resident", "streamed"),
     )
     generator: str = _option(
         "hash",
-        "What draws dropout masks: a hashed counter (cheap, the same on any device), JAX's own threefry, or the "
-        "device's own (rbg: for accelerators).",
+        "What draws dropout masks: a hashed counter, cheap and the same on any device (hash); JAX's own threefry; or "
+        "the generator of the device, for accelerators (rbg).",
         ("hash", "threefry", "rbg"),
     )
-    num_widths: int = _option(2, "Rows of sequences have at most this many widths (static shapes).")
-    steps_per_call: int = _option(32, "Steps a resident dispatch runs before its metrics are read.")
+    num_widths: int = _option(2, "At most this many row widths, each compiled once.", at_least=1)
+    steps_per_call: int = _option(32, "Steps per call to the device, with the log on it (resident).", at_least=1)
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, as ValueError."""
+        _check("train", self)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The split of the log, and what a target is ranked against."""
 
-    split: str = _option(
+    split_by: str = _option(
         "last_positive",
-        "Hold out each user's last positives, or everything after a time.",
+        "Hold out each user's last positives (last_positive), or everything after a time (by_time).",
         ("last_positive", "by_time"),
     )
-    train_until: int = _option(0, "by_time: first instant of validation, ms since 1970.")
-    valid_until: int = _option(0, "by_time: first instant of the test, ms since 1970.")
+    train_until: int = _option(0, "Start of validation, in ms since 1970 (with data.split_by=by_time).", at_most=_INT64)
+    valid_until: int = _option(0, "Start of the test, in ms since 1970 (with data.split_by=by_time).", at_most=_INT64)
     candidates: str = _option(
         "released",
-        "exposed: skips around the target as in the released code, or only those shown before it.",
+        "Which skips a target is ranked against in the `exposed` protocol: those around it, as in the released code "
+        "(released), or only those shown before it (before_target).",
         ("released", "before_target"),
     )
-    window_margin: int = _option(0, "Columns the window leaves empty at validation, one less at test (released: 2).")
+    window_margin: int = _option(
+        0, "Columns of the window left empty in validation; the test leaves one less (the released code has 2)."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work, as ValueError."""
+        _check("data", self)
+        _refuse(
+            (
+                self.split_by == "by_time" and self.train_until == 0,
+                f"data.train_until=0 with data.split_by={self.split_by}: must be above 0; name the start of validation",
+            ),
+            (
+                self.split_by == "by_time" and self.valid_until <= self.train_until,
+                f"data.valid_until={self.valid_until} with data.split_by={self.split_by}: "
+                f"must be above data.train_until={self.train_until}",
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,27 +368,85 @@ class Config:
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
+    def __post_init__(self) -> None:
+        """Refuses sections that cannot work together, as ValueError."""
+        for name, section in _SECTIONS.items():
+            value = getattr(self, name)
+            _refuse((not isinstance(value, section), f"{name}={value!r}: must be of type {section.__name__}"))
+        model, objective, optimizer, data = self.model, self.objective, self.optimizer, self.data
+        sparse = optimizer.embedding == "rows"
+        _refuse(
+            (
+                model.max_len < data.window_margin + 2,
+                f"model.max_len={model.max_len}: too short for data.window_margin={data.window_margin}; "
+                f"must be at least {data.window_margin + 2}",
+            ),
+            (
+                objective.passive_form == "best_interest" and model.fusion != "sum",
+                f"objective.passive_form=best_interest does not fit model.fusion={model.fusion}; "
+                "set model.fusion to sum, or use score",
+            ),
+            (
+                sparse and objective.sampled_form == "full_softmax",
+                "optimizer.embedding=rows updates only the rows of the batch, but "
+                "objective.sampled_form=full_softmax reads every item; use dense, or another form",
+            ),
+            (
+                sparse and is_used(objective.l2),
+                "optimizer.embedding=rows updates only the rows of the batch, but "
+                f"objective.l2={objective.l2} is about every item; use dense, or 0",
+            ),
+        )
+
+
+_SECTIONS: dict[str, type] = {
+    "model": ModelConfig,
+    "objective": ObjectiveConfig,
+    "optimizer": OptimizerConfig,
+    "train": TrainConfig,
+    "data": DataConfig,
+}
+
+
+def options() -> dict[str, dataclasses.Field]:
+    """Every option by its dotted name."""
+    return {
+        f"{name}.{field.name}": field for name, section in _SECTIONS.items() for field in dataclasses.fields(section)
+    }
+
 
 def replace(config: Config, overrides: Mapping[str, Any]) -> Config:
     """`config` with dotted fields replaced: `{"model.dim": 32}`.
 
+    All sections are made before they are checked against each other, so the order of the overrides does not matter.
+
     Raises:
-      ValueError: a field that does not exist, or a value that its section refuses.
+      ValueError: an option that does not exist, or values that a section or the whole configuration refuses.
     """
-    sections: dict[str, dict[str, Any]] = {}
+    known = options()
+    fields: dict[str, dict[str, Any]] = {}
     for name, value in overrides.items():
+        if name not in known:
+            raise ValueError(f"{name}={value}: no such option; {_instead(name)}")
         section, _, field = name.partition(".")
-        sections.setdefault(section, {})[field] = value
-    known = {f.name for f in dataclasses.fields(Config)}
-    for section, values in sections.items():
-        unknown = set(values) - (
-            {f.name for f in dataclasses.fields(getattr(config, section))} if section in known else set()
-        )
-        if unknown:
-            raise ValueError(f"no such option: {', '.join(sorted(f'{section}.{field}' for field in unknown))}")
-        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **values)})
-    validate(config)
-    return config
+        fields.setdefault(section, {})[field] = value
+    return dataclasses.replace(
+        config, **{name: dataclasses.replace(getattr(config, name), **values) for name, values in fields.items()}
+    )
+
+
+def _instead(name: str) -> str:
+    """What may have been meant by an option that does not exist."""
+    known = options()
+    by_field = {option.partition(".")[2]: option for option in known}
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {close[0]}"
+    section, _, field = name.rpartition(".")
+    if close := difflib.get_close_matches(field, by_field, n=1):
+        return f"did you mean {by_field[close[0]]}"
+    if section in _SECTIONS:
+        return f"{section} has {', '.join(f.name for f in dataclasses.fields(_SECTIONS[section]))}"
+    return f"the sections are {', '.join(_SECTIONS)}"
 
 
 def to_json(config: Config) -> str:
@@ -238,10 +460,22 @@ def from_json(text: str) -> Config:
 
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The configuration with these fields by section, as `dataclasses.asdict` gives them."""
+    """The configuration with these options by section, as `dataclasses.asdict` gives them; older names are known."""
+    for section, fields in values.items():
+        _refuse((not isinstance(fields, Mapping), f"{section}={fields!r}: must be a section with options"))
     return replace(
-        Config(), {f"{section}.{name}": v for section, fields in values.items() for name, v in fields.items()}
+        Config(),
+        {f"{section}.{name}": v for section, fields in renamed(values).items() for name, v in fields.items()},
     )
+
+
+def renamed(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same options by section, under the names that they have today."""
+
+    def today(section: str, name: str) -> str:
+        return _RENAMED.get(f"{section}.{name}", f"{section}.{name}").partition(".")[2]
+
+    return {section: {today(section, name): v for name, v in fields.items()} for section, fields in values.items()}
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
@@ -250,11 +484,12 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {f"{s}.{f}": (a[s][f], b[s][f]) for s in a for f in a[s] if a[s][f] != b[s][f]}
 
 
-def parse_weight(spec: float | str) -> tuple[str, float, float, int]:
+def parse_weight(spec: float | str, option: str = "weight") -> tuple[str, float, float, int]:
     """Reads the specification of a weight.
 
     Args:
       spec: a number, or `linear:FROM:TO:STEPS`, or `cosine:FROM:TO:STEPS`.
+      option: whose value it is, for the message.
 
     Returns:
       Its kind (`constant`, `linear` or `cosine`), where it starts and ends, and in how many steps.
@@ -266,100 +501,17 @@ def parse_weight(spec: float | str) -> tuple[str, float, float, int]:
         kind, *values = str(spec).split(":") if ":" in str(spec) else ("constant", spec, spec, 1)
         start, end, steps = float(values[0]), float(values[1]), int(values[2])
         known = kind in ("constant", "linear", "cosine") and len(values) == 3
-        if known and 0 <= start < math.inf and 0 <= end < math.inf and steps > 0:
+        largest = _LARGEST["float"]
+        if known and 0 <= start <= largest and 0 <= end <= largest and 0 < steps <= _LARGEST["int"]:
             return kind, start, end, steps
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         pass
-    raise ValueError(f"weight {spec!r}: give a number from 0, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS")
+    raise ValueError(
+        f"{option}={spec}: not a weight; give a number from 0, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS"
+    )
 
 
 def is_used(spec: float | str) -> bool:
     """Whether a weight is ever other than 0."""
     _, start, end, _ = parse_weight(spec)
     return max(start, end) > 0
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "float | str": (int, float, str),
-}  # what an option may be, by its annotation
-
-
-def validate(config: Config) -> None:
-    """Refuses what cannot work.
-
-    Raises:
-      ValueError: names the option, its value and what it may be.
-    """
-    for section in dataclasses.fields(Config):
-        values = getattr(config, section.name)
-        for field in dataclasses.fields(values):
-            choices, value = field.metadata["choices"], getattr(values, field.name)
-            kinds = _KINDS[str(field.type)]
-            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-                raise ValueError(f"{section.name}.{field.name}={value!r}: give a {field.type}")
-            if choices and value not in choices:
-                raise ValueError(f"{section.name}.{field.name}={value!r}: choose one of {', '.join(choices)}")
-    model, objective, train, optimizer = config.model, config.objective, config.train, config.optimizer
-    for term in ("sampled", "passive", "pointwise", "auxiliary", "dcor", "l2", "active"):
-        try:
-            parse_weight(getattr(objective, term))
-        except ValueError as error:
-            raise ValueError(f"objective.{term}: {error}") from None
-    rules = (
-        (model.num_interests >= 2, "model.num_interests must be at least 2"),
-        (
-            model.num_heads >= 1 and model.dim % model.num_heads == 0,
-            "model.num_heads starts at 1 and divides model.dim",
-        ),
-        (0 <= model.dropout <= 0.99, "model.dropout must be in [0, 0.99]"),
-        (min(model.dim, model.num_blocks) >= 1, "model.dim and num_blocks start at 1"),
-        (optimizer.name == "adamw" or not optimizer.weight_decay, "optimizer.weight_decay wants optimizer.name=adamw"),
-        (
-            optimizer.embedding == "dense"
-            or (objective.sampled_form != "full_softmax" and not is_used(objective.l2) and optimizer.accumulate == 1),
-            "optimizer.embedding=rows looks at the batch's items alone: leave out objective.sampled_form=full_softmax, "
-            "objective.l2 and optimizer.accumulate",
-        ),
-        (model.norm_eps > 0 and optimizer.eps > 0, "model.norm_eps and optimizer.eps must be above 0"),
-        (0 < optimizer.learning_rate < math.inf, "optimizer.learning_rate must be above 0"),
-        (0 <= optimizer.b1 < 1 and 0 <= optimizer.b2 < 1, "optimizer.b1 and b2 must be in [0, 1)"),
-        (
-            min(optimizer.warmup_steps, optimizer.clip_norm, optimizer.weight_decay) >= 0,
-            "optimizer.warmup_steps, clip_norm and weight_decay start at 0",
-        ),
-        (0 <= config.data.window_margin, "data.window_margin starts at 0"),
-        (train.patience >= 0 and train.seed >= 0, "train.patience and train.seed start at 0"),
-        (model.item_bias or model.item_bias_init == "zeros", "model.item_bias_init wants model.item_bias"),
-        (model.read_skips or not model.user_bias, "model.user_bias wants model.read_skips"),
-        (
-            objective.sampled_form != "softmax" or objective.negatives != "skips",
-            "objective.sampled_form=softmax wants negatives whose chances are known, not objective.negatives=skips",
-        ),
-        (0 <= objective.gbce_t <= 1, "objective.gbce_t must be in [0, 1]"),
-        (model.filter_strength >= 0, "model.filter_strength starts at 0"),
-        (model.max_len > config.data.window_margin + 1, "model.max_len must be above data.window_margin + 1"),
-        (min(objective.num_negatives, objective.num_skips) >= 1, "objective.num_negatives and num_skips start at 1"),
-        (
-            objective.passive_form == "score" or model.fusion == "sum",
-            "objective.passive_form=best_interest wants model.fusion=sum",
-        ),
-        (
-            min(train.batch_size, train.epochs, train.num_widths, train.steps_per_call) >= 1,
-            "train.batch_size, epochs, num_widths and steps_per_call start at 1",
-        ),
-        (
-            min(train.eval_every, train.checkpoint_every, config.optimizer.accumulate) >= 1,
-            "train.eval_every, checkpoint_every and optimizer.accumulate start at 1",
-        ),
-        (
-            config.data.split != "by_time" or 0 < config.data.train_until < config.data.valid_until,
-            "data.split=by_time wants 0 < data.train_until < data.valid_until",
-        ),
-    )
-    for holds, message in rules:
-        if not holds:
-            raise ValueError(message)

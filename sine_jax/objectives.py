@@ -11,14 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from sine_jax import losses
-from sine_jax.config import Config, differences, is_used, parse_weight
+from sine_jax.config import TERMS, Config, differences, is_used, parse_weight
 from sine_jax.losses import Mean
 from sine_jax.model import Model, Read, active_relation, embed
 from sine_jax.types import PAD, Array, Params, TrainBatch
-
-# The terms of the library's own, each weighed by the option of its name. A network's own terms are named
-# `<network>/<term>`, so they can neither hide one of these nor be weighed by another option than `auxiliary`.
-TERMS = ("sampled", "passive", "pointwise", "dcor", "l2", "active")
 
 
 def init(params: Params, *, config: Config) -> Params:

@@ -68,7 +68,6 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
       ValueError: the workdir cannot be written or holds another run, or the data cannot be used.
       training.Diverged: a loss, a term of it or a norm is not a finite number.
     """
-    configs.validate(config)
     dataset = datasets.load(data)
     identity = identify(dataset)
     setup = set_up(dataset, config=config)

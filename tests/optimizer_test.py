@@ -25,12 +25,12 @@ def steps(config, gradients, value=1.0, num_steps=100):
 
 
 def test_the_first_adam_step_is_the_learning_rate():
-    (x,) = steps(OptimizerConfig(learning_rate=0.1, eps=0.0), [3.0])
+    (x,) = steps(OptimizerConfig(learning_rate=0.1, eps=1e-30), [3.0])
     assert x == pytest.approx(1 - 0.1)
 
 
 def test_adagrad_divides_by_the_root_of_summed_squares():
-    (x,) = steps(OptimizerConfig(name="adagrad", learning_rate=0.1, eps=0.0), [2.0])
+    (x,) = steps(OptimizerConfig(name="adagrad", learning_rate=0.1, eps=1e-30), [2.0])
     assert x == pytest.approx(1 - 0.1 * 2 / math.sqrt(0.1 + 2**2))
 
 
@@ -52,7 +52,7 @@ def test_decay_spares_embeddings_norms_and_biases():
 
 
 def test_gradients_are_clipped_to_the_global_norm():
-    config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=0.0, clip_norm=1.0)
+    config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=1e-30, clip_norm=1.0)
     (x,) = steps(config, [1000.0])
     assert x == pytest.approx(1 - 0.1 * 1 / math.sqrt(0.1 + 1**2))
 
@@ -66,7 +66,7 @@ def test_warm_up_is_linear_and_cosine_ends_at_zero():
 
 
 def test_accumulation_updates_once_with_the_mean_gradient():
-    config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=0.0)
+    config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=1e-30)
     (at_once,) = steps(config, [2.0])
     first, second = steps(dataclasses.replace(config, accumulate=2), [1.0, 3.0])
     assert first == 1.0

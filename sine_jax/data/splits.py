@@ -24,7 +24,7 @@ class Splits(NamedTuple):
 def split(log: EventLog, config: configs.DataConfig) -> Splits:
     """The splits that a configuration names."""
     after_target = config.candidates == "released"
-    if config.split == "by_time":
+    if config.split_by == "by_time":
         return by_time(log, train_until=config.train_until, valid_until=config.valid_until, after_target=after_target)
     return last_positive(log, after_target=after_target)
 
@@ -100,7 +100,8 @@ def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: 
         )
     if timeless := int(np.count_nonzero(log.times < 0)):
         raise ValueError(
-            f"data.split=by_time: {timeless} of {len(log.times)} exposures have no time; use data.split=last_positive"
+            f"data.split_by=by_time: {timeless} of {len(log.times)} exposures have no time; "
+            "use data.split_by=last_positive"
         )
     positives = np.append(np.flatnonzero(log.feedback == WATCHED), len(log.items))
     train_end, valid_end = _first_since(log, train_until), _first_since(log, valid_until)

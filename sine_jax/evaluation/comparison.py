@@ -44,7 +44,7 @@ IDENTITY = {
     "data fingerprint": ("fingerprint",),
     "split": ("split",),
     "protocol": ("protocol",),
-    "data.split": ("data", "split"),
+    "data.split_by": ("data", "split_by"),
     "data.train_until": ("data", "train_until"),
     "data.valid_until": ("data", "valid_until"),
     "data.candidates": ("data", "candidates"),

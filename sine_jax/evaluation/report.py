@@ -102,7 +102,7 @@ def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.P
 
 
 def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Reads what `write` wrote: the summary, and the values per user.
+    """Reads what `write` wrote: the summary, with today's names of options, and the values per user.
 
     Raises:
       FileNotFoundError: nothing was written there for this split and protocol.
@@ -111,7 +111,8 @@ def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[
     stem = Path(folder) / f"{split}_{protocol}"
     file, per_user = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
     try:
-        return json.loads(file.read_text()), pl.read_parquet(per_user)
+        summary = json.loads(file.read_text())
+        return summary | configs.renamed({"data": summary.get("data", {})}), pl.read_parquet(per_user)
     except (json.JSONDecodeError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{stem}: .json or .parquet is damaged ({why}); evaluate again") from error
@@ -172,7 +173,7 @@ def header(summary: Mapping[str, Any]) -> str:
     skips = "candidates" if summary["protocol"] == "exposed" else "skips"
     left_out = ", ".join(f"{count:,} with {reason}" for reason, count in summary["left_out"].items() if count)
     return (
-        f"{summary['protocol']}, {summary['split']} of {data['split']}: "
+        f"{summary['protocol']}, {summary['split']} of {data['split_by']}: "
         f"each target against {summary['against']} ({skips}: {data['candidates']})\n"
         f"{summary['users']:,} users; left out: {left_out or 'none'}"
         + (f"; {alone:,} users have no skips to rank against; they count only in the pooled AUC" if alone else "")

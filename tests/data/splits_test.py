@@ -175,7 +175,7 @@ def test_by_time_learns_from_before_validation_only():
 
 def test_by_time_needs_times_in_order():
     with pytest.raises(
-        ValueError, match="data.split=by_time: 3 of 3 exposures have no time; use data.split=last_positive"
+        ValueError, match="data.split_by=by_time: 3 of 3 exposures have no time; use data.split_by=last_positive"
     ):
         by_time(make_log("www"))
     with pytest.raises(
@@ -189,7 +189,7 @@ def test_configuration_names_the_split():
     for ours, theirs in (
         (config.DataConfig(), splits.last_positive(log, after_target=True)),
         (config.DataConfig(candidates="before_target"), splits.last_positive(log, after_target=False)),
-        (config.DataConfig(split="by_time", train_until=300, valid_until=600), by_time(log)),
+        (config.DataConfig(split_by="by_time", train_until=300, valid_until=600), by_time(log)),
     ):
         for a, b in zip(splits.split(log, ours), theirs, strict=True):
             for x, y in zip(a, b, strict=True):

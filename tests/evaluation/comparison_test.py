@@ -15,7 +15,7 @@ SUMMARY = {
     "fingerprint": "f0",
     "split": "test",
     "protocol": "exposed",
-    "data": {"split": "by_time", "train_until": 5, "valid_until": 9, "candidates": "released", "window_margin": 0},
+    "data": {"split_by": "by_time", "train_until": 5, "valid_until": 9, "candidates": "released", "window_margin": 0},
 }
 
 

@@ -12,7 +12,7 @@ import pytest
 from logs import make_log
 
 from sine_jax import config as configs
-from sine_jax.evaluation import protocols, ranking, report
+from sine_jax.evaluation import comparison, protocols, ranking, report
 from sine_jax.types import SKIPPED, WATCHED
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +145,21 @@ def test_an_evaluation_records_what_comparisons_go_by(runs, found):
     summary = report.read(runs / "counting", split="test", protocol="exposed")[0]
     assert summary["config"] == dataclasses.asdict(found.config)
     assert summary["data"]["candidates"] == "released" and summary["config"]["train"]["seed"] == 42
+
+
+def test_a_summary_with_an_older_name_of_an_option_compares_with_one_of_today(runs, tmp_path):
+    written = runs / "a-1" / "evaluation"
+    summary = json.loads((written / "test_exposed.json").read_text())
+    for section in (summary["data"], summary["config"]["data"]):
+        section["split"] = section.pop("split_by")
+    (tmp_path / "test_exposed.parquet").write_bytes((written / "test_exposed.parquet").read_bytes())
+    (tmp_path / "test_exposed.json").write_text(json.dumps(summary))
+    wanted = {"metric": "gauc", "split": "test", "protocol": "exposed"}
+    old, new = (report.read_run(str(folder), **wanted) for folder in (tmp_path, runs / "a-1"))
+    assert old.config == new.config
+    assert old.summary["data"] == new.summary["data"]
+    comparison.refuse_unlike([old, new])
+    assert report.header(old.summary) == report.header(new.summary)
 
 
 def test_evaluations_without_their_configuration_or_damaged_are_refused(runs, tmp_path):

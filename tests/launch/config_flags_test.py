@@ -1,4 +1,7 @@
 import dataclasses
+import re
+import subprocess
+import sys
 
 import pytest
 from absl import flags
@@ -10,7 +13,7 @@ from sine_jax import presets
 
 def parsed(*arguments):
     own = flags.FlagValues()  # another test of this process may have loaded a launch, whose flags are required
-    for name in ("preset", *config_flags.options()):
+    for name in ("preset", *configs.options()):
         own[name] = flags.FLAGS[name]
         own[name].unparse()
     own(["test", *arguments])
@@ -20,12 +23,31 @@ def parsed(*arguments):
 
 def test_every_option_has_a_flag_with_its_help_and_choices():
     sections = [getattr(configs.Config(), f.name) for f in dataclasses.fields(configs.Config)]
-    options = config_flags.options()
+    options = configs.options()
     assert len(options) == sum(len(dataclasses.fields(section)) for section in sections)
     for name, field in options.items():
         flag = flags.FLAGS[name]
-        assert field.metadata["help"].split()[0] in flag.help
+        assert flag.help.endswith(f"{field.metadata['help']} (default: {field.default})")
         assert tuple(getattr(flag.parser, "enum_values", ())) == field.metadata["choices"]
+
+
+def test_help_shows_every_flag_once_in_its_section_with_its_default():
+    done = subprocess.run([sys.executable, "-m", "launch.train", "--help"], capture_output=True, text=True, check=False)
+    own, *sections = re.split(r"\n(\w+):\n", done.stdout.partition("\nflags:\n")[2])
+    assert {"--data:", "--workdir:", "--preset:"} <= set(own.split())
+    assert sections[::2] == [field.name for field in dataclasses.fields(configs.Config)]
+    options = configs.options()
+    found = {}
+    for section, text in zip(sections[::2], sections[1::2], strict=True):
+        flat = " ".join(text.split())
+        for entry in re.split(r" ?--(?:\[no\])?(?=[a-z]+\.\w+: )", flat)[1:]:
+            name, _, told = entry.partition(": ")
+            assert name.startswith(f"{section}.") and name not in found
+            found[name] = told
+    assert found.keys() == options.keys()
+    for name, field in options.items():
+        told = f"{field.metadata['help']} (default: {field.default})"
+        assert "".join(told.split()) in "".join(found[name].split())  # a line may break after a hyphen
 
 
 @pytest.mark.parametrize("preset", sorted(presets.PRESETS))
