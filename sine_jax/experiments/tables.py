@@ -102,8 +102,7 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
             best = None
         jax.clear_caches()
         found.append({"options": options, "valid": best})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"of": of, "trials": found}, indent=2) + "\n")
+        workdir.write_whole(file, json.dumps({"of": of, "trials": found}, indent=2) + "\n")
     chosen = max((trial for trial in found[:trials] if trial["valid"] is not None), key=lambda trial: trial["valid"])
     return configs.replace(method.config, chosen["options"])
 
