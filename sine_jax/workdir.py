@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import platform
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -69,19 +67,6 @@ def full_disk_told(path: Path, *, kept: str = "Complete checkpoints are kept") -
     Raises:
       ValueError: a write found no room.
     """
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        """TensorBoard's writer has a thread of its own: it fails with everything else."""
-        if not _NO_ROOM.search(str(args.exc_value)):
-            threading.__excepthook__(args)
-
-    def unheard(record: logging.LogRecord) -> bool:
-        """Orbax logs a traceback for each thread that fails."""
-        return not (record.exc_info and _NO_ROOM.search(str(record.exc_info[1])))
-
-    orbax_logger = logging.getLogger("absl")
-    orbax_logger.addFilter(unheard)
-    before, threading.excepthook = threading.excepthook, hook
     try:
         yield
     except Exception as error:  # Orbax and TensorStore wrap it in types of their own
@@ -89,9 +74,6 @@ def full_disk_told(path: Path, *, kept: str = "Complete checkpoints are kept") -
             raise
         remedy = "free some space and run the same command again"
         raise ValueError(f"{path}: the disk is full. {kept}; {remedy}") from error
-    finally:
-        threading.excepthook = before
-        orbax_logger.removeFilter(unheard)
 
 
 def is_full(error: BaseException) -> bool:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from sine_jax import config as configs
@@ -43,7 +42,14 @@ class Row(NamedTuple):
 
 
 def run_suite(
-    methods: Sequence[Method], data: str, folder: Path, *, seeds: Sequence[int], trials: int, say: Say
+    methods: Sequence[Method],
+    data: str,
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    trials: int,
+    say: Say,
+    after_run: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Runs what has not been run yet, and gathers the table.
 
@@ -54,6 +60,7 @@ def run_suite(
       seeds: of the runs of each method.
       trials: configurations that the search tries for each method; 0 takes each as it is.
       say: told of every run that begins.
+      after_run: called after each, to forget what it compiled.
     """
     fingerprint = datasets.load(data).info.fingerprint
     rows = counting_rows(data, folder, methods[0].config, fingerprint=fingerprint)
@@ -62,7 +69,16 @@ def run_suite(
         for method in methods:
             if method.name not in taken:
                 taken[method.name] = (
-                    search(method, data, folder, trials=trials, seed=seeds[0], fingerprint=fingerprint, say=say)
+                    search(
+                        method,
+                        data,
+                        folder,
+                        trials=trials,
+                        seed=seeds[0],
+                        fingerprint=fingerprint,
+                        say=say,
+                        after_run=after_run,
+                    )
                     if trials
                     else method.config
                 )
@@ -70,10 +86,21 @@ def run_suite(
             if not (target / workdir.EVALUATION / _TEST).exists():
                 say(f"{method.name}, seed {seed}")
                 _train(configs.replace(taken[method.name], {"train.seed": seed}), data, target)
+                after_run()
     return rows + [gathered(method.name, taken[method.name], folder, fingerprint=fingerprint) for method in methods]
 
 
-def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, fingerprint: str, say: Say) -> Config:
+def search(
+    method: Method,
+    data: str,
+    folder: Path,
+    *,
+    trials: int,
+    seed: int,
+    fingerprint: str,
+    say: Say,
+    after_run: Callable[[], None] = lambda: None,
+) -> Config:
     """Random search by the validation metric: every method gets the same draws of the same options.
 
     The first trial is the method as it is. What a method is about (`Method.fixed`) is never drawn. A trial that
@@ -100,7 +127,7 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
             if not number:  # the method as it is
                 raise
             best = None
-        jax.clear_caches()
+        after_run()
         found.append({"options": options, "valid": best})
         workdir.write_whole(file, json.dumps({"of": of, "trials": found}, indent=2) + "\n")
     chosen = max((trial for trial in found[:trials] if trial["valid"] is not None), key=lambda trial: trial["valid"])
@@ -213,4 +240,3 @@ def _train(config: Config, data: str, target: Path) -> None:
     run.train(data, str(target), config=config)
     found = run.evaluate(str(target), data=data, simple=False)
     report.write(found, report.summarise(found), target / workdir.EVALUATION)
-    jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory
