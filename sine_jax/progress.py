@@ -59,7 +59,7 @@ def _lines(console: Console, done: int, total: int) -> Display:
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
-    say("compiling the training step (once; the first epoch waits for it)")
+    say("compiling the training step; this happens once and delays the first epoch")
 
     def advance(steps: int, sequences: int, terms: Mapping[str, float]) -> None:
         nonlocal last, step
