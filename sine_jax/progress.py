@@ -33,7 +33,7 @@ def display(*, done: int, total: int, console: Console | None = None) -> Iterato
       console: where to; the standard error stream by default.
     """
     console = console or Console(file=sys.stderr)
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with _bar(console, done, total) as shown:
             yield shown
     else:
