@@ -22,7 +22,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 SUCCESS, REFUSED, USAGE, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
-GRACE = 4.0  # seconds after Ctrl-C in which a launch may clean up
+GRACE = 2.0  # seconds after Ctrl-C in which a launch may clean up
 
 
 class UsageError(ValueError):

@@ -110,9 +110,8 @@ def main() -> None:
     if OUT.value is not None:
         with read_from_flags():
             rule = labels.parse(LABEL.value) if LABEL.value else None
-            described = source()
         info = preparation.prepare(
-            described,
+            source(),
             OUT.value,
             rule=rule,
             min_positives=MIN_POSITIVES.value,
@@ -148,10 +147,12 @@ def source() -> sources.RawLog:
     if name == "sample":
         return sources.sample()
     if name == "synthetic":
-        return sources.generated(synthetic_settings())
+        with read_from_flags():
+            return sources.generated(synthetic_settings())
     assert INPUT.value is not None  # says check_source
     path = Path(INPUT.value)
-    roles = ingest.parse_roles(COLUMNS.value) if COLUMNS.value else None
+    with read_from_flags():
+        roles = ingest.parse_roles(COLUMNS.value) if COLUMNS.value else None
     if name == "kuairand":
         return sources.kuairand(path, roles, random_logs=RANDOM_LOGS.value)
     if name == "wechat2021":

@@ -115,7 +115,7 @@ def search(
     if kept["of"] != of:
         held, now = _options(kept["of"]), _options(of)
         changed = ", ".join(f"{k} was {held.get(k, 'not kept')}, now {now[k]}" for k in now if held.get(k) != now[k])
-        raise ValueError(f"{file} holds another search: {changed}; {_REMEDY}")
+        raise ValueError(f"{file}: holds another search: {changed}; {_REMEDY}")
     found: list[dict[str, Any]] = kept["trials"]
     for number in range(len(found), trials):
         options = {name: value for name, value in draw(number, seed=seed).items() if name not in method.fixed}
@@ -154,7 +154,7 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     asked = json.loads(json.dumps(dataclasses.asdict(config.data)))
     changed = [f"data.{k} was {v!r}, now {asked[k]!r}" for k, v in summary["data"].items() if asked.get(k, v) != v]
     if changed:
-        raise ValueError(f"{target} holds scorers of other targets: {', '.join(changed)}; {_REMEDY}")
+        raise ValueError(f"{target}: holds scorers of other targets: {', '.join(changed)}; {_REMEDY}")
     return [
         Row(name, {metric: [_number(means[metric]["mean"])] for metric in METRICS})
         for name, means in summary["scorers"].items()
@@ -174,7 +174,7 @@ def gathered(name: str, config: Config, folder: Path, *, fingerprint: str) -> Ro
         changed = configs.differences(held, configs.replace(config, {"train.seed": held.train.seed}))
         if changed:
             shown = ", ".join(f"{option} was {old}, now {new}" for option, (old, new) in changed.items())
-            raise ValueError(f"{target} holds another run: {shown}; {_REMEDY}")
+            raise ValueError(f"{target}: holds another run: {shown}; {_REMEDY}")
         (means,) = _summary(file.parent, fingerprint)["scorers"].values()
         for metric in METRICS:
             values[metric].append(_number(means[metric]["mean"]))
@@ -186,7 +186,7 @@ def _summary(folder: Path, fingerprint: str) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((folder / _TEST).read_text())
     if summary["fingerprint"] != fingerprint:
         raise ValueError(
-            f"{folder} holds results on another data set: its fingerprint was {summary['fingerprint']}, "
+            f"{folder}: holds results on another data set: its fingerprint was {summary['fingerprint']}, "
             f"now {fingerprint}; {_REMEDY}"
         )
     return summary
