@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sine_jax import workdir
 from sine_jax.benchmark.speed import Bench, Result, Timing
 
 # Of cases that train: column, figure, how many digits, factor.
@@ -66,10 +67,9 @@ def as_markdown(bench: Bench, results: Sequence[Result]) -> str:
 
 def write(bench: Bench, results: Sequence[Result], folder: Path) -> str:
     """Writes benchmark.json and benchmark.md into a folder; returns the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = as_markdown(bench, results)
-    (folder / "benchmark.json").write_text(as_json(bench, results))
-    (folder / "benchmark.md").write_text(text)
+    workdir.write_whole(folder / "benchmark.json", as_json(bench, results))
+    workdir.write_whole(folder / "benchmark.md", text)
     return text
 
 

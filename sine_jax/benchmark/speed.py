@@ -89,11 +89,10 @@ def exactly(value: float) -> Timing:
 
 
 def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> Iterator[Result]:
-    """Times cases, one after the other, gives each result at once, and forgets what each compiled."""
+    """Times cases, one after the other, and gives each result at once."""
     for case in cases:
         say(f"{case.name}: {case.about}")
         yield Result(case.name, case.about, case.timings(case, bench))
-        jax.clear_caches()
 
 
 def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:

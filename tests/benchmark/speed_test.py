@@ -130,7 +130,8 @@ def test_a_case_that_fails_leaves_the_result_of_the_one_before(bench, monkeypatc
         raise ValueError("the second case fails")
 
     chosen = [case(timings=lambda case, bench: {"s": speed.exactly(1.0)}), case("second", fails)]
-    monkeypatch.setattr(launch_benchmark.cases, "select", lambda names, *, backend: chosen)
+    monkeypatch.setattr(cases, "select", lambda names, *, backend: chosen)
+    monkeypatch.setattr(launch_benchmark, "loading", contextlib.nullcontext)  # all is loaded here
     monkeypatch.setattr(launch_benchmark, "_given", lambda: contextlib.nullcontext(DATA))
     monkeypatch.setattr(hardware, "measure", lambda: bench.machine)
     with flagsaver.flagsaver(), pytest.raises(ValueError, match="the second case fails"):
