@@ -48,10 +48,12 @@ def main() -> None:
     folder = Path(OUT.value)
     folder.mkdir(parents=True, exist_ok=True)
     about = {"data": dataset.path, "fingerprint": dataset.info.fingerprint, "label": dataset.info.label_rule}
-    (folder / "analysis.json").write_text(json.dumps({**about, **found}, indent=2, allow_nan=False) + "\n")
+    (folder / "analysis.json").write_text(
+        json.dumps({**about, **figures.plain(found)}, indent=2, allow_nan=False) + "\n"
+    )
     title = f"Passive feedback in {Path(dataset.path).name} (label: {dataset.info.label_rule})"
     (folder / "report.html").write_text(report.page(found, title=title))
-    print(f"{len(dataset.log.items):,} exposures, skip rate {found['counts']['skip rate']:.1%}")
+    print(f"{len(dataset.log.items):,} exposures, skip rate {found.counts.skip_rate:.1%}")
     print(f"wrote {folder / 'report.html'} and analysis.json")
 
 
