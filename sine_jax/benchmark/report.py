@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def as_json(bench: Bench, results: Sequence[Result]) -> str:
         "cases": {
             result.case: {
                 "about": result.about,
-                "figures": {name: figure._asdict() for name, figure in result.figures.items()},
+                "figures": {name: _fields(timing) for name, timing in result.figures.items()},
             }
             for result in results
         },
@@ -97,13 +97,22 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows))
 
 
-def _cell(figure: Timing | None, digits: int, factor: float) -> str:
-    if figure is None:
-        return ""
-    middle, low, high = (f"{factor * value:,.{digits}f}" for value in figure)
-    return middle if low == high else f"{middle} ({low}-{high})"
+def _fields(timing: Timing) -> dict[str, float | str]:
+    """Of a timing for JSON: the origin is a compile time's alone."""
+    fields = timing._asdict()
+    return fields if timing.origin else {name: value for name, value in fields.items() if name != "origin"}
 
 
-def _significant(figure: Timing) -> str:
-    middle, low, high = (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in figure)
-    return middle if low == high else f"{middle} ({low}-{high})"
+def _cell(timing: Timing | None, digits: int, factor: float) -> str:
+    return "" if timing is None else _spread(timing, lambda value: f"{factor * value:,.{digits}f}")
+
+
+def _significant(timing: Timing) -> str:
+    return _spread(timing, lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+
+
+def _spread(timing: Timing, shown: Callable[[float], str]) -> str:
+    """The median, the least and the greatest in brackets where they differ, and the origin of a compile time."""
+    middle, low, high = shown(timing.median), shown(timing.low), shown(timing.high)
+    spread = middle if low == high else f"{middle} ({low}-{high})"
+    return f"{spread}, {timing.origin}" if timing.origin else spread

@@ -18,7 +18,7 @@ import numpy as np
 from sine_jax import config as configs
 from sine_jax import parallel, presets, run, training
 from sine_jax.batches import pipeline, windows
-from sine_jax.benchmark import cost, hardware
+from sine_jax.benchmark import compilation, cost, hardware
 from sine_jax.benchmark.hardware import Hardware
 from sine_jax.config import Config
 from sine_jax.data import splits
@@ -33,6 +33,7 @@ class Timing(NamedTuple):
     median: float
     low: float
     high: float
+    origin: str = ""  # of a compile time: whether the programs were compiled or loaded, in the words of `compilation`
 
 
 class Bench(NamedTuple):
@@ -88,11 +89,20 @@ def exactly(value: float) -> Timing:
     return Timing(value, value, value)
 
 
+def _compile_time(first: float, later: Sequence[float], programs: compilation.Programs) -> Timing:
+    """How much longer the first call took than those after it, and where its programs came from."""
+    return exactly(max(first - statistics.median(later), 0.0))._replace(origin=programs.origin)
+
+
 def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> Iterator[Result]:
     """Times cases, one after the other, gives each result at once, and forgets what each compiled."""
     for case in cases:
         say(f"{case.name}: {case.about}")
-        yield Result(case.name, case.about, case.timings(case, bench))
+        timings = case.timings(case, bench)
+        for name, timing in timings.items():
+            if timing.origin:
+                say(f"{case.name}: {name} {timing.median:.1f}, {timing.origin}")
+        yield Result(case.name, case.about, timings)
         jax.clear_caches()
 
 
@@ -101,7 +111,8 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
     config, dataset = case.config(), case.data(bench)
     hardware.forget_peak_memory()
     setup = run.set_up(dataset, config=config)
-    state, compiling = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
+    with compilation.watch() as programs:
+        state, first = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
     seconds, peaks, dtype = [], [], config.model.dtype
     for epoch in range(1, bench.repeats + 1):
         state, taken = _timed_epoch(setup, state, epoch)
@@ -125,7 +136,7 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
         "MB/step": exactly(moved / 1e6),
         "share of bandwidth": rate(moved * steps / bench.machine.bandwidth, seconds),
         "peak memory GB": exactly(hardware.peak_memory() / 1e9),
-        "compile s": exactly(max(compiling - statistics.median(seconds), 0.0)),
+        "compile s": _compile_time(first, seconds, programs),
     }
     if peaks:
         reached = [flops * steps / taken / peak for taken, peak in zip(seconds, peaks, strict=True)]
@@ -148,7 +159,8 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
         model = build_model(config.model, num_items=num_items)
         ranked = ranking.compile_ranking(scorers.of_model(model), task)
         params = model.init(jax.random.key(0))
-        compiling = _seconds(lambda: ranked(params))
+        with compilation.watch() as programs:
+            first = _seconds(lambda: ranked(params))
         laid_out = [_seconds(lay_out) for _ in range(bench.repeats)]
         seconds = [_seconds(lambda: ranked(params)) for _ in range(bench.repeats)]
         whole = [a + b for a, b in zip(laid_out, seconds, strict=True)]
@@ -158,7 +170,7 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
             "seconds": over(whole),
             "of which ranking, s": over(seconds),
             "peak memory GB": exactly(hardware.peak_memory() / 1e9),
-            "compile s": exactly(max(compiling - statistics.median(seconds), 0.0)),
+            "compile s": _compile_time(first, seconds, programs),
         }
 
     return measured
@@ -170,13 +182,13 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         large = training_speed(case, bench)
         base = training_speed(case._replace(data=small, name=f"{case.name}_small"), bench)
-        (middle, low, high), small_step = large["ms/step"], base["ms/step"]
+        steps, small_steps = large["ms/step"], base["ms/step"]
         return {
             "step time, large over small": Timing(
-                middle / small_step.median, low / small_step.high, high / small_step.low
+                steps.median / small_steps.median, steps.low / small_steps.high, steps.high / small_steps.low
             ),
-            "ms/step, large": large["ms/step"],
-            "ms/step, small": small_step,
+            "ms/step, large": steps,
+            "ms/step, small": small_steps,
             "peak memory GB, large": large["peak memory GB"],
         }
 
