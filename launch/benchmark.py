@@ -46,7 +46,11 @@ def main() -> None:
     chosen = cases.select(CASES.value, backend=parallel.backend())
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    python = rival.environment(Path(AGAINST_ENV.value or out / "recbole").absolute()) if AGAINST.value else None
+    python = None
+    if AGAINST.value:
+        folder = Path(AGAINST_ENV.value or out / "recbole").absolute()
+        _say(f"recbole: looking for its environment in {folder}, or installing it there (some minutes)")
+        python = rival.environment(folder)
     with _given() as data:
         _say("measuring the machine")
         trace = Path(TRACE.value) if TRACE.value else None
@@ -56,7 +60,7 @@ def main() -> None:
             results.append(result)
             report.write(bench, results, out)  # at once: whoever stops it keeps what was measured
         if python is not None:
-            _say("recbole: in turns with it")
+            _say("recbole: timing it and this library in turns")
             with tempfile.TemporaryDirectory() as scratch:
                 config = rival.configuration()
                 results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
@@ -72,8 +76,10 @@ def _say(line: str) -> None:
 def _given() -> Iterator[Dataset]:
     """The data set of --data, or the shipped sample, prepared for as long as this lasts."""
     if DATA.value:
+        _say(f"loading {DATA.value}")
         yield datasets.load(DATA.value)
         return
+    _say("preparing the shipped sample")
     with tempfile.TemporaryDirectory() as scratch:
         preparation.prepare(sources.sample(), Path(scratch) / "sample")
         yield datasets.load(Path(scratch) / "sample")

@@ -1,4 +1,4 @@
-"""What a benchmark found, as JSON and as Markdown, labelled by the machine and the versions."""
+"""The results of a benchmark as JSON and as Markdown, with the machine and the versions."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def as_markdown(bench: Bench, results: Sequence[Result]) -> str:
     parts = [_machine(bench)]
     if training:
         names = ["case", *(column for column, *_ in _TRAINING)]
-        rows = [[r.case, *(_cell(r.figures.get(name), n, by) for _, name, n, by in _TRAINING)] for r in training]
-        parts.append("## Training\n\n" + _table(names, rows))
+        lines = [[r.case, *(_cell(r.figures.get(name), n, by) for _, name, n, by in _TRAINING)] for r in training]
+        parts.append("## Training\n\n" + _table(names, lines))
     if others:
-        rows = [[r.case, name, _significant(figure)] for r in others for name, figure in r.figures.items()]
-        parts.append("## Evaluation and ratios\n\n" + _table(["case", "figure", "measured"], rows))
+        lines = [[r.case, name, _significant(figure)] for r in others for name, figure in r.figures.items()]
+        parts.append("## Evaluation and ratios\n\n" + _table(["case", "figure", "measured"], lines))
     parts.append("\n".join(f"- {result.case}: {result.about}." for result in results))
     return "\n\n".join(parts) + "\n"
 
@@ -76,7 +76,7 @@ def write(bench: Bench, results: Sequence[Result], folder: Path) -> str:
 def _machine(bench: Bench) -> str:
     machine, info = bench.machine, bench.data.info
     rates = ", ".join(f"{rate / 1e9:,.1f} GFLOP/s in {kind}" for kind, rate in machine.matmul.items())
-    rows = [
+    lines = [
         ["devices", ", ".join(sorted({f"{machine.devices.count(d)} x {d}" for d in machine.devices}))],
         ["processor", f"{machine.processor}, {machine.cores} cores"],
         ["matrix products", rates],
@@ -89,12 +89,12 @@ def _machine(bench: Bench) -> str:
             f"{info.source}: {info.num_users:,} users, {info.num_items:,} items, {info.num_events:,} exposures",
         ],
     ]
-    note = f"Medians of {bench.repeats} repeats with the least and the greatest in brackets."
-    return f"# Speed\n\n{note}\n\n" + _table(["what", "measured"], rows)
+    note = f"Medians of {bench.repeats} repeats; the least and the greatest are in brackets."
+    return f"# Speed\n\n{note}\n\n" + _table(["what", "measured"], lines)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows))
+def _table(names: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *lines))
 
 
 def _fields(timing: Timing) -> dict[str, float | str]:

@@ -1,7 +1,7 @@
-"""How fast this machine trains and evaluates: named cases, each measured against what the machine can do.
+"""How fast this machine trains and evaluates: named cases, each compared with what the machine can do.
 
-A steady epoch is timed several times after one that compiles; every figure is the median over those with the least and
-the greatest beside it, because machines are shared and noisy.
+The first epoch compiles; several epochs after it are timed. Machines are shared and noisy, so every figure is the
+median of the repeats, with the least and the greatest beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sine_jax.model import build_model
 
 
 class Timing(NamedTuple):
-    """A measured number, and its least and greatest over the repeats."""
+    """A measured number: the median, the least and the greatest of the repeats."""
 
     median: float
     low: float
@@ -71,7 +71,7 @@ class Occupancy(NamedTuple):
     """What an epoch's batches hold."""
 
     work: cost.Work
-    positions: int  # computed in an epoch, padding and fillers included
+    positions: int  # computed in an epoch, with padding and fillers
 
 
 def over(values: Sequence[float]) -> Timing:
@@ -80,7 +80,7 @@ def over(values: Sequence[float]) -> Timing:
 
 
 def rate(amount: float, seconds: Sequence[float]) -> Timing:
-    """An amount a second, over repeats."""
+    """An amount per second, over repeats."""
     return over([amount / each for each in seconds])
 
 
@@ -95,7 +95,7 @@ def _compile_time(first: float, later: Sequence[float], programs: compilation.Pr
 
 
 def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> Iterator[Result]:
-    """Times cases, one after the other, gives each result at once, and forgets what each compiled."""
+    """Times cases one after the other and gives each result at once; drops the compiled programs after each."""
     for case in cases:
         say(f"{case.name}: {case.about}")
         timings = case.timings(case, bench)
@@ -117,7 +117,7 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
     for epoch in range(1, bench.repeats + 1):
         state, taken = _timed_epoch(setup, state, epoch)
         seconds.append(taken)
-        if dtype in bench.machine.matmul:  # in turns: on a shared machine the peak comes and goes
+        if dtype in bench.machine.matmul:  # in turns with the epochs, because the peak of a shared machine changes
             peaks.append(hardware.matmul_rate(dtype=dtype, repeats=2))
     if bench.trace is not None:
         with jax.profiler.trace(str(bench.trace / case.name)):
@@ -145,7 +145,7 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
 
 
 def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], dict[str, Timing]]:
-    """Times an evaluation as a whole, laying out its batches included, once its scorer is compiled."""
+    """Times a whole evaluation, with the layout of its batches, after its scorer is compiled."""
 
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         config, dataset = case.config(), case.data(bench)
@@ -177,7 +177,7 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
 
 
 def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench], dict[str, Timing]]:
-    """Compares the step time at a case's catalogue with that at a small one, the batches otherwise alike."""
+    """Compares the step time with a case's catalogue to that with a small one; the batches are alike."""
 
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         large = training_speed(case, bench)
@@ -196,7 +196,7 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
 
 
 def _occupancy(config: Config, dataset: Dataset) -> Occupancy:
-    """What an epoch's batches hold: their real positions, and all that are computed."""
+    """The real positions in an epoch's batches, and all positions that are computed."""
     reading = windows.of_config(dataset.log, splits.split(dataset.log, config.data).valid, config)
     model = build_model(config.model, num_items=dataset.info.num_items)
     strata = pipeline.stratify(reading, config=config, packed=model.packs)

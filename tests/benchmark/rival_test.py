@@ -50,11 +50,11 @@ def test_what_is_exported_has_the_targets_that_are_trained_on_here(tmp_path):
     assert targets == speed._occupancy(config, DATA).work.tokens == 20 * 4
     lines = (tmp_path / "exposures" / "exposures.inter").read_text().splitlines()
     assert lines[0].split("\t") == ["user_id:token", "item_id:token", "timestamp:float"]
-    rows = np.array([line.split("\t") for line in lines[1:]], int)
+    written = np.array([line.split("\t") for line in lines[1:]], int)
     end = splits.split(DATA.log, presets.official().data).valid.train_end[3]
     mine = np.flatnonzero(DATA.log.feedback[:end] == WATCHED)
     mine = mine[mine >= DATA.log.offsets[3]][-5:]
-    np.testing.assert_array_equal(rows[rows[:, 0] == 3][:, 1], DATA.log.items[mine])
+    np.testing.assert_array_equal(written[written[:, 0] == 3][:, 1], DATA.log.items[mine])
 
 
 def test_a_comparison_is_of_targets_a_second(bench, worker, tmp_path):

@@ -127,11 +127,11 @@ def test_preparation_is_timed_on_a_part_and_the_whole_of_a_log(bench, monkeypatc
     settings = synthetic.Settings(num_users=120, num_exposures=10)
     found = preparation.preparation_speed(settings)(case(), bench._replace(repeats=3))
     shown = [len(frame) for frame in synthetic.frames(settings)]
-    assert found["rows, small"].median == shown[0] and found["rows, large"].median == sum(shown)
+    assert found["exposures, small"].median == shown[0] and found["exposures, large"].median == sum(shown)
     assert found["users loaded"].median == 120
     small, large = found["s to prepare, small"], found["s to prepare, large"].median
     slope = large / np.array([small.median, small.high, small.low]) * shown[0] / sum(shown)
-    np.testing.assert_allclose(found["s a row, large over small"][:3], slope)
+    np.testing.assert_allclose(found["s an exposure, large over small"][:3], slope)
     assert found["peak memory GB, small"].median > 0 and found["s to load"].low > 0
 
 
@@ -237,6 +237,13 @@ def test_the_launch_measures_on_the_shipped_sample_and_writes_report_and_trace(l
     assert found["repeats"] == 1 and found["data"]["source"] == "sample"
     assert "| tiny |" in second.stdout and (folder / "second" / "benchmark.md").read_text() in second.stdout
     assert list((folder / "trace").glob("tiny/**/*.xplane.pb"))
+
+
+def test_the_launch_says_what_it_is_doing_in_order(launches):
+    _, first, _ = launches
+    said = first.stderr.splitlines()
+    steps = ["preparing the shipped sample", "measuring the machine", "tiny: what tiny is", "fails: what fails is"]
+    assert [line for line in said if line in steps] == steps
 
 
 @pytest.mark.parametrize("launch, origin", [(0, compilation.COMPILED), (1, compilation.LOADED)])
