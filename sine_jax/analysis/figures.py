@@ -100,7 +100,7 @@ class Histogram(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What a label rule makes of the log."""
+    """The labels that a rule would give."""
 
     exposures: int
     skip_rate: float
@@ -141,10 +141,10 @@ def analyse(log: EventLog, split: Split, *, num_items: int, session_gap: float, 
 
     Args:
       log: exposures.
-      split: whose training part and targets are looked at for leaks.
+      split: its training part and targets are checked for leaks.
       num_items: N.
       session_gap: minutes without an exposure after which a new session begins.
-      seed: of the shuffles that chance is measured by.
+      seed: of the shuffles that show what chance gives.
     """
     users = log.users
     known, skipped = log.feedback != DISLIKED, log.feedback == SKIPPED
@@ -205,10 +205,9 @@ def counts(log: EventLog, *, num_items: int) -> Counts:
 
 
 def rates_of_groups(groups: np.ndarray, skipped: np.ndarray, number: int, *, least: int = 10) -> Spread | None:
-    """How the skip rate spreads over groups (users, items) with at least `least` exposures.
+    """How the skip rate spreads over groups (users, items) with at least `least` exposures; None if there are none.
 
-    Counting noise alone would give some of the variance. It is taken off, and `true_deviation` is what is left.
-    None where no group has enough exposures.
+    Some of the variance is only the noise of counting. `true_deviation` is without it.
     """
     shown = np.bincount(groups, minlength=number)
     rates = np.bincount(groups, skipped, minlength=number)[shown >= least] / shown[shown >= least]
@@ -229,7 +228,7 @@ def rates_of_groups(groups: np.ndarray, skipped: np.ndarray, number: int, *, lea
 
 
 def rates_by_bin(values: np.ndarray, skipped: np.ndarray, edges: np.ndarray) -> Bins:
-    """Skip rate within bins of a quantity, with the half-width of a 95 % interval."""
+    """The skip rate within bins of a quantity, with half of its 95 % interval."""
     place = np.searchsorted(edges, values, side="right") - 1
     inside = (place >= 0) & (place < len(edges) - 1)
     shown = np.bincount(place[inside], minlength=len(edges) - 1)
@@ -261,7 +260,7 @@ def popularity(log: EventLog, *, num_items: int) -> Popularity:
 
 
 def gini(counts: np.ndarray) -> float:
-    """The Gini coefficient of counts [n]: 0 where all are equal, (n - 1) / n where one has everything."""
+    """The Gini coefficient of counts [n]: 0 where all are equal, (n - 1) / n where one item has everything."""
     counts = np.sort(counts)
     if not counts.sum():
         return 0.0
@@ -296,7 +295,7 @@ def by_time(log: EventLog, users: np.ndarray, skipped: np.ndarray, known: np.nda
 
 
 def watch_time(log: EventLog) -> WatchTime:
-    """Distributions of watch time and watch ratio, and what each label rule makes of them."""
+    """Distributions of watch time and watch ratio, and the labels that each rule would give."""
     there = (log.plays >= 0) & (log.feedback != DISLIKED)
     seconds, watched = log.plays[there] / 1000, log.feedback[there] == WATCHED
     edges = np.array([0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 45, 60, 90, 120, 180, 300])

@@ -1,6 +1,6 @@
-"""The analysis of a log as one HTML file: plots whose titles say what they found, and tables of every figure.
+"""The analysis of a log as one HTML file: plots whose titles say what they show, and tables of the figures.
 
-The words for people are here alone: a figure's field is shown by its words, `_WORDS` where they are not its own name.
+Only this module has words for people. `_WORDS` has those of a field that are not its own name.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _plot(title: str, x: str, y: str, **size: float) -> tuple[Figure, Axes]:
 def _spread(values: Spread, of: str) -> Figure:
     low, high = values.quantiles["0.05"], values.quantiles["0.95"]
     deviation = values.true_deviation
-    title = f"Nine {of}s in ten have a skip rate from {low:.0%} to {high:.0%}; true deviation {deviation:.2f}"
+    title = f"9 of 10 {of}s have a skip rate between {low:.0%} and {high:.0%}; true deviation {deviation:.2f}"
     figure, axes = _plot(title, f"skip rate of a{'n' if of == 'item' else ''} {of}", f"{of}s")
     edges = np.array(values.edges)
     axes.bar(edges[:-1], values.histogram, width=np.diff(edges), align="edge", color=BLUE, edgecolor="white")
@@ -167,7 +167,7 @@ def _spread(values: Spread, of: str) -> Figure:
 
 def _binned(values: Bins, unit: str, words: str) -> Figure:
     rates, number = np.array(values.skip_rate), np.array(values.exposures)
-    solid = np.flatnonzero(number >= max(30, number.sum() / 1000))  # titles do not speak of a handful
+    solid = np.flatnonzero(number >= max(30, number.sum() / 1000))  # the title names no bin with few exposures
     solid = solid if len(solid) else np.arange(len(rates))
     low, high = solid[rates[solid].argmin()], solid[rates[solid].argmax()]
     names = _names(values)
@@ -218,7 +218,7 @@ def _rules(rules: dict[str, Rule]) -> Figure:
     rates, agree = [rule.skip_rate for rule in rules.values()], [rule.agreement for rule in rules.values()]
     best = int(np.argmax(agree))
     title = (
-        f"The rule moves the skip rate from {min(rates):.0%} to {max(rates):.0%}; "
+        f"Between the rules, the skip rate goes from {min(rates):.0%} to {max(rates):.0%}; "
         f"{names[best]} agrees best with the log's label ({agree[best]:.0%})"
     )
     figure, axes = _plot(title, "label rule", "share", width=7.5)
@@ -235,7 +235,7 @@ def _runs(values: Runs) -> Figure:
     number, expected = np.array(values.number[:-1]), np.array(values.expected)
     long = slice(4, None)
     ratio = number[long].sum() / max(expected[long].sum(), 1e-9)
-    title = f"{values.mean:.1f} skips in a row on average; runs of 5-19: {ratio:.2f} times what chance gives"
+    title = f"{values.mean:.1f} skips in a row on average; runs of 5-19 are {ratio:.2f} times as many as by chance"
     figure, axes = _plot(title, "skips in a row", "runs", width=7.5)
     axes.semilogy(values.lengths[:-1], np.maximum(number, 0.5), "o-", color=BLUE, label="observed")
     axes.semilogy(
@@ -269,8 +269,8 @@ def _patterns(patterns: list[Pattern]) -> Figure:
 def _information(backs: list[Information]) -> Figure:
     last = backs[-1]
     title = (
-        f"The last {last.feedbacks} feedbacks tell {last.bits:.3f} bits of the next; "
-        f"{last.order_bits:.4f} of that is the order, the rest who it is"
+        f"The last {last.feedbacks} feedbacks give {last.bits:.3f} bits about the next; "
+        f"{last.order_bits:.4f} of them come from the order, the rest from who the user is"
     )
     figure, axes = _plot(title, "last feedbacks", "mutual information (bits)")
     places = [each.feedbacks for each in backs]
@@ -306,7 +306,7 @@ def _similar(lifts: SimilarItems) -> Figure:
         color=ORANGE,
         markersize=30,
         markeredgewidth=2,
-        label="by user and item alone",
+        label="expected from user and item alone",
     )
     axes.set_xticks(places, SimilarItems._fields)
     axes.set_ylim(top=1.25 * max(rates))
@@ -316,7 +316,7 @@ def _similar(lifts: SimilarItems) -> Figure:
 
 def _popularity(values: Popularity) -> Figure:
     top = values.top_1_percent
-    title = f"The top 1 % of items has {top:.0%} of the exposures; Gini {values.gini_of_exposures:.2f}"
+    title = f"The most shown 1 % of the items have {top:.0%} of the exposures; Gini {values.gini_of_exposures:.2f}"
     figure, axes = _plot(title, "share of items, most shown first", "cumulative share")
     axes.plot(values.items, values.exposures, color=BLUE, label="exposures")
     axes.plot(values.items, values.watches, color=ORANGE, label="watches")

@@ -1,4 +1,4 @@
-"""What feedback tells of the feedback to come: runs, patterns, information, and similar items."""
+"""What past feedback says about the next: runs, patterns, information, and similar items."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import scipy.special
 
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog, Split
 
-LAST = 4  # feedbacks that the next one is looked at given
-SIMILAR = 20  # items that count as similar to one
-SHUFFLES = 5  # of each user's feedback, that chance is measured by
-REDRAWS = 3  # of all feedback, by users' and items' rates alone
-CATALOGUE = 20_000  # the most watched items, among which similar ones are looked for
+LAST = 4  # the most past feedbacks that a pattern has
+SIMILAR = 20  # how many items count as similar to an item
+SHUFFLES = 5  # of each user's feedback, to measure what chance gives
+REDRAWS = 3  # of all feedback, from the rates of users and items alone
+CATALOGUE = 20_000  # similar items are looked for among this many most watched ones
 
 
 class Runs(NamedTuple):
@@ -91,7 +91,7 @@ class Leakage(NamedTuple):
 
 
 def runs(log: EventLog, users: np.ndarray, *, longest: int = 20) -> Runs:
-    """How many skips follow each other, beside what the same feedback of each user in random order would give."""
+    """Counts runs of skips, and the runs expected if each user's feedback were in random order."""
     skipped = log.feedback == SKIPPED
     edge = np.append(users[1:] != users[:-1], True)[: len(users)]
     ends = np.flatnonzero(skipped & (edge | ~np.append(skipped[1:], False)))
@@ -129,13 +129,14 @@ def _expected_runs(shown: np.ndarray, skips: np.ndarray, lengths: np.ndarray) ->
 
 
 def order(log: EventLog, users: np.ndarray, *, seed: int) -> tuple[list[Pattern], list[Information]]:
-    """What the last feedbacks tell of the next, beside what they tell when each user's feedback is shuffled.
+    """What the last feedbacks say about the next, in the log and with each user's feedback shuffled.
 
-    A shuffle keeps who watches how much and loses the order: what is above it is what the order tells.
+    A shuffle keeps how much each user watches and destroys the order. What the log says beyond the shuffle comes from
+    the order.
 
     Returns:
       P(watched | last feedbacks) for each pattern of up to `LAST` (oldest first, W watched, S skipped), and the mutual
-      information in bits of the last 1 to `LAST` feedbacks with the next.
+      information in bits between the last 1 to `LAST` feedbacks and the next.
     """
     rng = np.random.default_rng(seed)
     shuffled = []
@@ -161,7 +162,7 @@ def order(log: EventLog, users: np.ndarray, *, seed: int) -> tuple[list[Pattern]
 
 
 def mutual_information(joint: np.ndarray) -> float:
-    """Bits that the two sides of a table of counts [n, m] tell of each other."""
+    """The mutual information, in bits, of the two sides of a table of counts [n, m]."""
     shares = joint / max(joint.sum(), 1)
     expected = shares.sum(axis=1, keepdims=True) * shares.sum(axis=0, keepdims=True)
     there = shares > 0
@@ -201,12 +202,14 @@ def _patterns(joint: np.ndarray, by_chance: np.ndarray, back: int) -> list[Patte
 
 
 def similar_items(log: EventLog, users: np.ndarray, *, num_items: int, seed: int) -> SimilarItems:
-    """How often an item is skipped by users who skipped, or watched, items similar to it before.
+    """How often users skip an item after they skipped, or watched, items similar to it.
 
-    Two items are similar by the cosine of who watched them; each item has its `SIMILAR` most similar ones. What half of
-    the users watched says what is similar for the other half, so that no exposure defines its own similarity. A lift is
-    the skip rate over the one that the user's and the item's own rates would give. Those rates are estimates that hold
-    the exposure itself, so that a lift by chance is not 1: it is measured on feedback drawn anew from those rates.
+    Similarity is the cosine of who watched two items; each item has `SIMILAR` most similar ones. Half of the users
+    defines what is similar for the other half, so no exposure defines its own similarity.
+
+    A lift is the skip rate divided by the rate expected from the user and the item alone. The expected rate is an
+    estimate that includes the exposure itself, so even by chance a lift is not 1. The lift by chance is measured on
+    feedback drawn anew from the expected rates.
     """
     rng = np.random.default_rng(seed)
     watched, known = log.feedback == WATCHED, log.feedback != DISLIKED
@@ -224,7 +227,7 @@ def similar_items(log: EventLog, users: np.ndarray, *, num_items: int, seed: int
         again = _expected_skips(one, users, one.feedback == SKIPPED, known, num_items)
         if number:
             redrawn.append(_lifts(one, users, similar, again))
-        else:  # Estimates spread more than what they estimate: drawn less spread, they spread as those of the log do.
+        else:  # Estimates spread more than the true rates. Drawn with less spread, they spread as the log's do.
             spread = float(min(margins.std() / max(_log_odds(again).std(), 1e-9), 1.0))
     return SimilarItems(*map(_over_chance, observed, *redrawn))
 
@@ -238,7 +241,7 @@ def _over_chance(observed: Lift, *redrawn: Lift) -> Lift:
 def _lifts(
     log: EventLog, users: np.ndarray, similar: list[scipy.sparse.csr_matrix], expected: np.ndarray
 ) -> SimilarItems:
-    """Skip rates after each kind of feedback on similar items; what is similar for users of each half."""
+    """Skip rates after each kind of feedback on similar items; `similar` is for the users of each half."""
     skipped, known = log.feedback == SKIPPED, log.feedback != DISLIKED
     seen = {kind: np.zeros(len(users), bool) for kind in (SKIPPED, WATCHED)}
     for half, neighbours in enumerate(similar):
@@ -266,9 +269,9 @@ def _lifts(
 
 
 def _most_similar(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> scipy.sparse.csr_matrix:
-    """[N + 1, N + 1] 1 where the second item is among the most similar ones of the first, chunk by chunk.
+    """[N + 1, N + 1] 1 where the second item is one of the most similar to the first; computed in chunks.
 
-    Both are of the `CATALOGUE` most watched items; the others have none that are similar.
+    Only the `CATALOGUE` most watched items have similar items, and are similar to others.
     """
     kept = np.sort(np.argsort(-np.bincount(items, minlength=num_items + 1), kind="stable")[:CATALOGUE])
     place = np.full(num_items + 1, -1)
@@ -296,7 +299,7 @@ def _most_similar(users: np.ndarray, items: np.ndarray, num_users: int, num_item
 def _before(log: EventLog, users: np.ndarray, similar: scipy.sparse.csr_matrix, chosen: np.ndarray) -> np.ndarray:
     """[E] whether the user had a chosen exposure of a similar item before this one."""
     found = np.zeros(len(users), bool)
-    # The first time that each user met each item in that way; later times add nothing.
+    # The first such exposure of each user to each item; later ones add nothing.
     keys = users[chosen].astype(np.int64) * similar.shape[0] + log.items[chosen]
     firsts, place = np.unique(keys, return_index=True)
     times = np.flatnonzero(chosen)[place] + 1
@@ -318,7 +321,7 @@ def _before(log: EventLog, users: np.ndarray, similar: scipy.sparse.csr_matrix, 
 def _expected_skips(
     log: EventLog, users: np.ndarray, skipped: np.ndarray, known: np.ndarray, num_items: int
 ) -> np.ndarray:
-    """[E] the skip probability that the user's and the item's own rates give: their log-odds added, less the mean's."""
+    """[E] the skip probability expected from user and item: the sum of their log-odds, less those of the mean."""
 
     def log_odds(groups: np.ndarray, number: int) -> np.ndarray:
         shown = np.bincount(groups[known], minlength=number)
@@ -329,7 +332,7 @@ def _expected_skips(
     centre = np.log(mean) - np.log1p(-mean)
     added = log_odds(users, log.num_users)[users] + log_odds(log.items, num_items + 1)[log.items] - centre
     probability = 1 / (1 + np.exp(-added))
-    # Adding log-odds of shrunken rates is off by a constant: the expected total is made the observed one.
+    # The sum of log-odds of shrunken rates is biased; this makes the expected total equal the observed one.
     total = probability[known].sum()
     return np.clip(probability * skipped[known].sum() / total, 0, 1) if total else probability
 
@@ -340,7 +343,7 @@ def _log_odds(rate: np.ndarray) -> np.ndarray:
 
 
 def passive_pairs(log: EventLog, users: np.ndarray, split: Split) -> PassivePairs:
-    """How much the passive pair (a watched exposure and the skip right before it) covers."""
+    """How much of a log is in passive pairs: a watched exposure and the skip right before it."""
     watched, skipped = log.feedback == WATCHED, log.feedback == SKIPPED
     same = np.append(False, users[1:] == users[:-1])[: len(users)]
     paired = watched & same & np.append(False, skipped[:-1])[: len(users)]
@@ -360,7 +363,7 @@ def passive_pairs(log: EventLog, users: np.ndarray, split: Split) -> PassivePair
 
 
 def leakage(log: EventLog, split: Split) -> Leakage:
-    """Whether training saw what comes after a target: by place in the user's own log, and by the clock of all users."""
+    """Whether training saw what comes after a target: in the user's own log, and in the time of all users."""
     learned = log.before(split.train_end)
     ranked = np.flatnonzero(split.target >= 0)
     found = Leakage(
