@@ -52,7 +52,11 @@ def main() -> None:
         chosen = cases.select(CASES.value, backend=parallel.backend())
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    python = rival.environment(Path(AGAINST_ENV.value or out / "recbole").absolute()) if AGAINST.value else None
+    python = None
+    if AGAINST.value:
+        folder = Path(AGAINST_ENV.value or out / "recbole").absolute()
+        say(f"recbole: looking for its environment in {folder}, or installing it there (some minutes)")
+        python = rival.environment(folder)
     with _given() as data:
         say("measuring the machine")
         trace = Path(TRACE.value) if TRACE.value else None
@@ -63,7 +67,7 @@ def main() -> None:
             report.write(bench, results, out)  # at once: whoever stops it keeps what was measured
             jax.clear_caches()  # what one case compiled is of no use to the next
         if python is not None:
-            say("recbole: in turns with it")
+            say("recbole: timing it and this library in turns")
             with tempfile.TemporaryDirectory() as scratch:
                 config = rival.configuration()
                 results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
@@ -77,8 +81,10 @@ def _given() -> Iterator[Dataset]:
     from sine_jax.data import datasets, preparation, sources
 
     if DATA.value:
+        say(f"loading {DATA.value}")
         yield datasets.load(DATA.value)
         return
+    say("preparing the shipped sample")
     with tempfile.TemporaryDirectory() as scratch:
         preparation.prepare(sources.sample(), Path(scratch) / "sample")
         yield datasets.load(Path(scratch) / "sample")
