@@ -1,4 +1,4 @@
-r"""Analyses a prepared log: what passive feedback is worth, as an HTML report with plots and a JSON of every figure.
+r"""Analyses the feedback in a prepared log; writes an HTML report with plots, and every figure as JSON.
 
 For example:
 
@@ -6,8 +6,8 @@ For example:
   python -m launch.analyze --data=data/mine --out=report/ --session_gap=10 --split_by=by_time \
     --train_until=1650000000000 --valid_until=1650500000000
 
-Writes report/report.html (self-contained: no scripts, no network) and report/analysis.json. What the log has no column
-for is left out, and the report says so.
+Writes report/report.html (one file, no scripts, no network) and report/analysis.json. Figures that need a column which
+the log does not have are left out (null in the JSON), and the report names them.
 """
 
 from __future__ import annotations
@@ -17,19 +17,15 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.app import launch_app
+from launch.app import launch_app, loading, read_from_flags
 from sine_jax import config as configs
-from sine_jax.analysis import figures, report
-from sine_jax.data import datasets, splits
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
 SESSION_GAP = flags.DEFINE_float(
     "session_gap", 30.0, "Minutes without an exposure after which a session ends.", lower_bound=0.0
 )
-SPLIT_BY = flags.DEFINE_enum(
-    "split_by", "last_positive", ["last_positive", "by_time"], "The split to look for leaks in."
-)
+SPLIT_BY = flags.DEFINE_enum("split_by", "last_positive", ["last_positive", "by_time"], "The split to check for leaks.")
 TRAIN_UNTIL = flags.DEFINE_integer("train_until", 0, "by_time: first instant of validation, ms since 1970.")
 VALID_UNTIL = flags.DEFINE_integer("valid_until", 0, "by_time: first instant of the test, ms since 1970.")
 
@@ -37,7 +33,13 @@ VALID_UNTIL = flags.DEFINE_integer("valid_until", 0, "by_time: first instant of 
 def main() -> None:
     """Analyses what the flags say."""
     chosen = {"split_by": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
-    config = configs.replace(configs.Config(), {f"data.{name}": value for name, value in chosen.items()})
+    with read_from_flags():
+        config = configs.replace(configs.Config(), {f"data.{name}": value for name, value in chosen.items()})
+    with loading():
+        from sine_jax import workdir
+        from sine_jax.analysis import figures, report
+        from sine_jax.data import datasets, splits
+
     dataset = datasets.load(DATA.value)
     found = figures.analyse(
         dataset.log,
@@ -46,18 +48,19 @@ def main() -> None:
         session_gap=SESSION_GAP.value,
     )
     folder = Path(OUT.value)
-    folder.mkdir(parents=True, exist_ok=True)
     about = {"data": dataset.path, "fingerprint": dataset.info.fingerprint, "label": dataset.info.label_rule}
-    (folder / "analysis.json").write_text(json.dumps({**about, **found}, indent=2, allow_nan=False) + "\n")
+    workdir.write_whole(
+        folder / "analysis.json", json.dumps({**about, **figures.plain(found)}, indent=2, allow_nan=False) + "\n"
+    )
     title = f"Passive feedback in {Path(dataset.path).name} (label: {dataset.info.label_rule})"
-    (folder / "report.html").write_text(report.page(found, title=title))
-    print(f"{len(dataset.log.items):,} exposures, skip rate {found['counts']['skip rate']:.1%}")
+    workdir.write_whole(folder / "report.html", report.page(found, title=title))
+    print(f"{len(dataset.log.items):,} exposures, skip rate {found.counts.skip_rate:.1%}")
     print(f"wrote {folder / 'report.html'} and analysis.json")
 
 
 def run() -> None:
     """The console script."""
-    launch_app(main)
+    launch_app(main, interrupted="nothing half-written is left; run the same command again")
 
 
 if __name__ == "__main__":

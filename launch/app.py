@@ -1,25 +1,96 @@
-"""The one way a launch starts, and ends when its user has made a mistake."""
+"""The one way a launch starts and ends: help, a mistake in one line, Ctrl-C, a closed pipe, a full disk.
+
+Exit codes: 0 after success and after help; 1 for a refusal; 2 for flags that cannot be; 130 after Ctrl-C; 141 where the
+reader of the output went away. Only a bug shows a traceback. This module and the top of every launch import nothing
+heavy, so that `--help` answers at once: a launch imports the library in its `main`, after `begin`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
-import jax
 from absl import app, flags, logging
 
+SUCCESS, REFUSED, USAGE, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
+GRACE = 2.0  # seconds after Ctrl-C in which a launch may clean up
 
-def launch_app(main: Callable[..., None], *, takes_words: bool = False) -> None:
-    """Parses the flags, calls `main`, and turns a user's mistake into one line and exit code 1.
 
-    Mistakes are ValueError and OSError, which the library raises where input enters, with the remedy in the message.
-    `--verbosity=1` shows the traceback instead. `--help` prints the docstring of `main`'s module and every flag that a
-    module of `launch` defines, whether started by `python -m` or by a console script.
+class UsageError(ValueError):
+    """What the flags say cannot be."""
+
+
+class _Interrupts:
+    """What Ctrl-C does.
+
+    It is a KeyboardInterrupt, so that what runs can clean up, but that alone is not enough. While modules are imported
+    it may get lost, and there is nothing to clean up: the process ends at once. Later it waits for what is computed
+    outside of Python, such as compiling: a thread says so. Pressed again, it ends the process whatever runs.
+    """
+
+    def __init__(self) -> None:
+        self.at_once, self.pressed, self.line = True, False, ""
+
+    def catch(self, interrupted: str) -> None:
+        """Begins to listen, unless the shell has Ctrl-C ignored."""
+        self.line = f"{_program()}: interrupted: {interrupted}"
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            return
+        self._arrived, notes = os.pipe()
+        os.set_blocking(notes, False)
+        signal.set_wakeup_fd(notes, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, self._press)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def end(self) -> NoReturn:
+        """Says what is kept, and ends the process."""
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            os.write(2, f"{self.line}\n".encode())  # not `print`, which may be what was interrupted
+        os._exit(INTERRUPTED)
+
+    def _press(self, number: int, frame: FrameType | None) -> None:
+        if self.at_once or self.pressed:
+            self.end()
+        self.pressed = True
+        sys.unraisablehook = lambda told: None  # where it cannot be raised, Python would tell of it at length
+        raise KeyboardInterrupt
+
+    def _watch(self) -> None:
+        os.read(self._arrived, 1)
+        time.sleep(1.0)
+        if self.pressed:
+            time.sleep(GRACE)  # to clean up
+        else:
+            say(f"{_program()}: stopping when this computation is done; press Ctrl-C again to stop at once")
+            os.read(self._arrived, 1)
+        self.end()
+
+
+_interrupts = _Interrupts()
+
+
+def launch_app(main: Callable[..., None], *, interrupted: str, takes_words: bool = False) -> None:
+    """Parses the flags, calls `main`, and ends the process as its user expects.
+
+    A user's mistake is one line on the standard error: a UsageError, or another ValueError or OSError, which the
+    library raises where input enters, with the remedy in the message. `--verbosity=1` shows the traceback instead.
+    `--help` prints the docstring of `main`'s module and every flag that a module of `launch` defines, whether started
+    by `python -m` or by a console script.
 
     Args:
       main: the launch, reading its own flags.
+      interrupted: what Ctrl-C leaves and how to go on, in one sentence.
       takes_words: `main` is given the words that are no flags, as a list; else there must be none.
     """
     # The libraries below tell their every step at INFO, which is where absl starts unless told otherwise.
@@ -33,17 +104,50 @@ def launch_app(main: Callable[..., None], *, takes_words: bool = False) -> None:
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1 and not takes_words:
-            raise app.UsageError(f"not a flag: {argv[1]!r}; flags look like --name=value")
-        try:
+            raise UsageError(f"{argv[1]}: not a flag; flags look like --name=value")
+        with full_disk_told_once():
             main(*([argv[1:]] if takes_words else []))
-        except (ValueError, OSError) as error:
-            if logging.get_verbosity() >= logging.DEBUG:
-                raise
-            print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
-            sys.exit(1)
+        sys.stdout.flush()  # here, where a reader that went away can still be met
 
+    _interrupts.catch(interrupted)
+    try:
+        app.run(guarded, flags_parser=_parsed)
+    except BaseException as error:
+        if _interrupts.pressed:  # first: libraries turn a KeyboardInterrupt into errors of their own
+            _interrupts.end()
+        if _is_closed_pipe(error):
+            _forget_outputs()
+            sys.exit(CLOSED)
+        if not isinstance(error, (ValueError, OSError, flags.Error)) or _wants_tracebacks():
+            raise
+        _end(USAGE if isinstance(error, (UsageError, flags.Error)) else REFUSED, f"error: {_in_one_line(error)}")
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around the imports of `main`, once its flags make sense: says first that the launch has begun."""
+    say(f"{_program()}: loading JAX and the library")
     keep_compiled_programs()
-    app.run(guarded)
+    yield
+    _interrupts.at_once = False
+
+
+def say(line: str) -> None:
+    """A line of progress: on the standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def read_from_flags() -> Iterator[None]:
+    """What a block refuses is the value of a flag.
+
+    Raises:
+      UsageError: instead of the block's ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def keep_compiled_programs() -> None:
@@ -52,6 +156,106 @@ def keep_compiled_programs() -> None:
     The folder is `sine_jax` in `XDG_CACHE_HOME`, else in `~/.cache`. `JAX_COMPILATION_CACHE_DIR` names another,
     `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
     """
+    import jax
+
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "sine_jax"))
+
+
+@contextlib.contextmanager
+def full_disk_told_once() -> Iterator[None]:
+    """Keeps threads and loggers of other libraries from telling at length what the launch's one error tells."""
+    import logging as standard
+
+    def is_full(error: BaseException | None) -> bool:
+        from sine_jax import workdir
+
+        return error is not None and workdir.is_full(error)
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        """TensorBoard's writer has a thread of its own: it fails with everything else."""
+        if not is_full(args.exc_value):
+            threading.__excepthook__(args)
+
+    def unheard(record: standard.LogRecord) -> bool:
+        """Orbax logs a traceback for each thread that fails."""
+        return not (record.exc_info and is_full(record.exc_info[1]))
+
+    logger = standard.getLogger("absl")
+    logger.addFilter(unheard)
+    before, threading.excepthook = threading.excepthook, hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+        logger.removeFilter(unheard)
+
+
+def _program() -> str:
+    return os.path.basename(sys.argv[0])
+
+
+def _parsed(argv: Sequence[str]) -> list[str]:
+    """Parses the flags; returns the words that are none, after the program's name."""
+    try:
+        return flags.FLAGS(argv)
+    except SystemExit:  # absl's flags that print help end with 1
+        sys.stdout.flush()
+        sys.exit(SUCCESS)
+
+
+def _end(code: int, line: str) -> NoReturn:
+    """Ends the process with one line on the standard error."""
+    with contextlib.suppress(OSError):
+        say(f"{_program()}: {line}")
+    sys.exit(code)
+
+
+def _is_closed_pipe(error: BaseException) -> bool:
+    """Whether the reader of the output went away; rich, who meets it first, then asks to exit."""
+    return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
+
+
+def _forget_outputs() -> None:
+    """Lets what was not read go nowhere, so that nothing fails once more when the interpreter flushes it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+
+
+def _wants_tracebacks() -> bool:
+    return flags.FLAGS.is_parsed() and logging.get_verbosity() >= logging.DEBUG
+
+
+def _choose_from(choices: Sequence[str]) -> str:
+    return f"choose one of {', '.join(choices)}"
+
+
+def _in_one_line(error: BaseException) -> str:
+    """A mistake's message; those of absl and of the system in the words of the others."""
+    text = " ".join(str(error).splitlines())
+    if isinstance(error, flags.UnrecognizedFlagError):
+        near = re.search(r"Did you mean: (.*) \?", text)
+        remedy = f"the nearest are {', '.join(f'--{name.strip()}' for name in near[1].split(','))}" if near else ""
+        return f"--{error.flagname}: there is no such flag; {remedy or '--help lists them all'}"
+    if isinstance(error, flags.Error):
+        missing = re.search(r"flag --(\S+)=None: Flag --\1 must have a value", text)
+        if missing:
+            flag = flags.FLAGS[missing[1]]
+            choices = getattr(flag.parser, "enum_values", None)
+            about = f"give the {flag.help[0].lower()}{flag.help[1:].rstrip('.')}"
+            return f"--{missing[1]} is missing: {_choose_from(choices) if choices else about}"
+        text = re.sub(r"^flag (--[^=]+=.*?): ", r"\1: ", text)
+        text = re.sub(
+            r"value should be one of <(.*)>$",
+            lambda found: f"no such choice; {_choose_from(found[1].split('|'))}",
+            text,
+        )
+        text = re.sub(r"\S+ is not (an? (?:non-|positive|negative|number|integer).*)$", r"must be \1", text)
+        text = re.sub(r"^ERROR:: Unable to open flagfile: .*\] (.*): '(.*)'$", r"--flagfile=\2: \1; name another", text)
+        text = re.sub(r"invalid literal for int\(\).*", "not a whole number; give one, such as 3", text)
+        return re.sub(r"could not convert string to float.*", "not a number; give one, such as 0.5", text)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return text

@@ -17,23 +17,21 @@ Writes benchmark.json and benchmark.md into --out, with the machine, its measure
 from __future__ import annotations
 
 import contextlib
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.app import launch_app
-from sine_jax import parallel
-from sine_jax.benchmark import cases, hardware, report, rival, speed
-from sine_jax.benchmark.speed import Bench
-from sine_jax.data import datasets, preparation, sources
-from sine_jax.data.datasets import Dataset
+from launch.app import launch_app, loading, read_from_flags, say
+
+if TYPE_CHECKING:
+    from sine_jax.data.datasets import Dataset
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set; the shipped sample by default.")
 OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
-CASES = flags.DEFINE_list("cases", None, f"Cases: {', '.join(cases.CASES)}; those that fit by default.")
+CASES = flags.DEFINE_list("cases", None, "Cases, by commas; those that fit by default. A name that is none lists them.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats of what is timed.", lower_bound=1)
 TRACE = flags.DEFINE_string("trace", None, "Folder for a profiler trace of each case that trains.")
 AGAINST = flags.DEFINE_enum("against", None, ["recbole"], "Also compare with another library, in turns.")
@@ -43,20 +41,33 @@ AGAINST_BATCHES = flags.DEFINE_integer("against_batches", 20, "Batches of it tha
 
 def main() -> None:
     """Measures what the flags say."""
-    chosen = cases.select(CASES.value, backend=parallel.backend())
+    with loading():
+        import jax
+
+        from sine_jax import parallel
+        from sine_jax.benchmark import cases, hardware, report, rival, speed
+        from sine_jax.benchmark.speed import Bench
+
+    with read_from_flags():
+        chosen = cases.select(CASES.value, backend=parallel.backend())
     out = Path(OUT.value)
     out.mkdir(parents=True, exist_ok=True)
-    python = rival.environment(Path(AGAINST_ENV.value or out / "recbole").absolute()) if AGAINST.value else None
+    python = None
+    if AGAINST.value:
+        folder = Path(AGAINST_ENV.value or out / "recbole").absolute()
+        say(f"recbole: looking for its environment in {folder}, or installing it there (some minutes)")
+        python = rival.environment(folder)
     with _given() as data:
-        _say("measuring the machine")
+        say("measuring the machine")
         trace = Path(TRACE.value) if TRACE.value else None
         bench = Bench(data, hardware.measure(), REPEATS.value, trace)
         results = []
-        for result in speed.time_cases(chosen, bench, say=_say):
+        for result in speed.time_cases(chosen, bench, say=say):
             results.append(result)
             report.write(bench, results, out)  # at once: whoever stops it keeps what was measured
+            jax.clear_caches()  # what one case compiled is of no use to the next
         if python is not None:
-            _say("recbole: in turns with it")
+            say("recbole: timing it and this library in turns")
             with tempfile.TemporaryDirectory() as scratch:
                 config = rival.configuration()
                 results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
@@ -64,16 +75,16 @@ def main() -> None:
     print(f"wrote {out / 'benchmark.json'} and benchmark.md")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
 @contextlib.contextmanager
 def _given() -> Iterator[Dataset]:
     """The data set of --data, or the shipped sample, prepared for as long as this lasts."""
+    from sine_jax.data import datasets, preparation, sources
+
     if DATA.value:
+        say(f"loading {DATA.value}")
         yield datasets.load(DATA.value)
         return
+    say("preparing the shipped sample")
     with tempfile.TemporaryDirectory() as scratch:
         preparation.prepare(sources.sample(), Path(scratch) / "sample")
         yield datasets.load(Path(scratch) / "sample")
@@ -81,7 +92,7 @@ def _given() -> Iterator[Dataset]:
 
 def run() -> None:
     """The console script."""
-    launch_app(main)
+    launch_app(main, interrupted="--out has the cases measured so far; choose the rest with --cases, and another --out")
 
 
 if __name__ == "__main__":

@@ -22,27 +22,32 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from launch.app import launch_app
-from sine_jax.evaluation import comparison, protocols, report
+from launch.app import UsageError, launch_app, loading
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 METRIC = flags.DEFINE_string("metric", "gauc", "By which measure, as evaluation/*.json names it.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
-PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(protocols.PROTOCOLS), "What targets were ranked against.")
+PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full"], "What targets were ranked against.")
 JSON = flags.DEFINE_string("json", None, "File to write the result to.")
 
 
 def main(arguments: list[str]) -> None:
     """Compares the runs that the arguments name."""
     if len(arguments) < 2:
-        raise ValueError("name at least two: RUN RUN ..., each a run's folder or RUN:SCORER")
+        given = " ".join(arguments) or "no run"
+        raise UsageError(f"{given}: at least two are compared; name RUN RUN ..., each a run's folder or RUN:SCORER")
+    with loading():
+        from rich.console import Console
+
+        from sine_jax import workdir
+        from sine_jax.evaluation import comparison, report
+
     runs = [
         report.read_run(name, metric=METRIC.value, split=SPLIT.value, protocol=PROTOCOL.value) for name in arguments
     ]
@@ -52,12 +57,15 @@ def main(arguments: list[str]) -> None:
         console.width = max(console.width, report.WIDTH)
     console.print(table(found))
     if JSON.value is not None:
-        Path(JSON.value).write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+        workdir.write_whole(JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
         print(f"wrote {JSON.value}")
 
 
 def table(found: Mapping[str, Any]) -> Table:
     """A row per method: its mean and its seeds, then how it differs from the first."""
+    from rich import box
+    from rich.table import Table
+
     tests = [name for name in ("wilcoxon", "permutation") if name in found["comparisons"][0]]
     names = [run for method in found["methods"] for run in method["runs"]]
     shared = os.path.commonprefix(names).rpartition("/")[0]  # a folder they all lie in
@@ -132,7 +140,7 @@ def _p(value: float | None) -> str:
 
 def run() -> None:
     """The console script."""
-    launch_app(main, takes_words=True)
+    launch_app(main, takes_words=True, interrupted="nothing half-written is left; run the same command again")
 
 
 if __name__ == "__main__":

@@ -28,17 +28,14 @@ from pathlib import Path
 
 from absl import flags
 
-from launch.app import launch_app
+from launch.app import UsageError, launch_app, loading, read_from_flags
 from sine_jax import config as configs
-from sine_jax import run as runs
-from sine_jax.data import datasets
-from sine_jax.evaluation import protocols, report
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; without it, the simple scorers of --data alone.")
 DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; the run's own by default.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "`best`, `latest` or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
-PROTOCOL = flags.DEFINE_enum("protocol", "exposed", list(protocols.PROTOCOLS), "What a target is ranked against.")
+PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full"], "What a target is ranked against.")
 CANDIDATES = flags.DEFINE_enum(
     "candidates", None, ["released", "before_target"], "Which skips; as the run was validated by default."
 )
@@ -54,9 +51,22 @@ def main() -> None:
     """Evaluates what the flags say."""
     by_hand = {"split_by": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
     chosen = {f"data.{name}": value for name, value in by_hand.items() if value is not None}
+    if WORKDIR.value is None and DATA.value is None:
+        raise UsageError("nothing to evaluate: pass --workdir=RUN, or --data=FOLDER for the simple scorers alone")
+    if WORKDIR.value is not None and chosen:
+        own = (SPLIT_BY, TRAIN_UNTIL, VALID_UNTIL)
+        given = " ".join(f"--{flag.name}={flag.value}" for flag in own if flag.value is not None)
+        raise UsageError(f"{given}: a run is evaluated on the split that it was trained on; leave this out")
+    if CANDIDATES.value is not None:
+        chosen["data.candidates"] = CANDIDATES.value
+    with read_from_flags():
+        config = configs.replace(configs.Config(), chosen)
+    with loading():
+        from sine_jax import run as runs
+        from sine_jax.data import datasets
+        from sine_jax.evaluation import report
+
     if WORKDIR.value is not None:
-        if chosen:
-            raise ValueError("--split_by, --train_until and --valid_until are the run's own: leave them out")
         found = runs.evaluate(
             WORKDIR.value,
             split=SPLIT.value,
@@ -65,13 +75,9 @@ def main() -> None:
             data=DATA.value,
             candidates=CANDIDATES.value,
         )
-    elif DATA.value is not None:
-        if CANDIDATES.value is not None:
-            chosen["data.candidates"] = CANDIDATES.value
-        config = configs.replace(configs.Config(), chosen)
-        found = runs.rank(datasets.load(DATA.value), config=config, split=SPLIT.value, protocol=PROTOCOL.value)
     else:
-        raise ValueError("nothing to evaluate: pass --workdir=RUN, or --data=FOLDER for the simple scorers alone")
+        assert DATA.value is not None  # as was refused above
+        found = runs.rank(datasets.load(DATA.value), config=config, split=SPLIT.value, protocol=PROTOCOL.value)
     summary = report.summarise(found)
     report.show(summary)
     out = OUT.value or (Path(WORKDIR.value) / "evaluation" if WORKDIR.value else None)
@@ -82,7 +88,7 @@ def main() -> None:
 
 def run() -> None:
     """The console script."""
-    launch_app(main)
+    launch_app(main, interrupted="nothing half-written is left; run the same command again")
 
 
 if __name__ == "__main__":

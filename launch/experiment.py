@@ -23,12 +23,10 @@ from typing import Any
 
 from absl import flags
 
-from launch.app import launch_app
-from sine_jax import plots
-from sine_jax.experiments import tables
+from launch.app import UsageError, launch_app, loading, read_from_flags, say
 from sine_jax.experiments.suites import SUITES
 
-SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Which table.", required=True)
+SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Table to run.", required=True)
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set.", required=True)
 OUT = flags.DEFINE_string("out", None, "Folder of the table; made where it is missing.", required=True)
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of every method.")
@@ -41,27 +39,41 @@ ONLY = flags.DEFINE_string("only", "", "Rows to run: a regular expression that i
 
 def main() -> None:
     """Runs what the flags say."""
-    methods = SUITES[SUITE.value](dict(map(option, SET.value)))
+    with read_from_flags():
+        methods = SUITES[SUITE.value](dict(map(option, SET.value)))
+    names = [method.name for method in methods]
     try:
         methods = [method for method in methods if re.search(ONLY.value, method.name)]
     except re.error as error:
-        raise ValueError(f"--only={ONLY.value}: not a regular expression ({error})") from None
+        raise UsageError(f"--only={ONLY.value}: not a regular expression ({error}); quote what is special") from None
     if not methods:
-        raise ValueError(f"--only={ONLY.value}: in no name of a row of {SUITE.value}")
+        raise UsageError(f"--only={ONLY.value}: in no name of a row of {SUITE.value}; its rows are {', '.join(names)}")
     try:
         seeds = [int(seed) for seed in SEEDS.value]
     except ValueError:
-        raise ValueError(f"--seeds={','.join(SEEDS.value)}: give whole numbers, by commas") from None
+        raise UsageError(f"--seeds={','.join(SEEDS.value)}: not whole numbers; give whole numbers, by commas") from None
+    with loading():
+        import jax
+
+        from sine_jax import plots, workdir
+        from sine_jax.experiments import tables
+
     folder = Path(OUT.value)
-    rows = tables.run_suite(methods, DATA.value, folder, seeds=seeds, trials=TRIALS.value, say=print)
-    table = tables.markdown(rows)
-    (folder / f"{SUITE.value}.md").write_text(table)
-    (folder / f"{SUITE.value}.csv").write_text(tables.csv(rows))
-    plots.table(
-        {row.name: row.values["gauc"] for row in rows if row.name != "random"},
-        folder / f"{SUITE.value}.png",
-        measure="GAUC on the test (each dot a seed)",
+    rows = tables.run_suite(
+        methods,
+        DATA.value,
+        folder,
+        seeds=seeds,
+        trials=TRIALS.value,
+        say=say,
+        after_run=jax.clear_caches,  # of no use to the next run, and some tens of them fill the memory
     )
+    table = tables.markdown(rows)
+    workdir.write_whole(folder / f"{SUITE.value}.md", table)
+    workdir.write_whole(folder / f"{SUITE.value}.csv", tables.csv(rows))
+    gauc = {row.name: row.values["gauc"] for row in rows if row.name != "random"}
+    with workdir.whole(folder / f"{SUITE.value}.png") as partial:
+        plots.table(gauc, partial, measure="GAUC on the test (each dot a seed)")
     print(table)
     print(f"wrote {folder / SUITE.value}.md, .csv and .png")
 
@@ -70,7 +82,7 @@ def option(text: str) -> tuple[str, Any]:
     """`model.dim=32` as a name and a value."""
     name, given, value = text.partition("=")
     if not given:
-        raise ValueError(f"--set={text}: write section.option=value")
+        raise UsageError(f"--set={text}: not an option with a value; write section.option=value")
     try:
         return name, json.loads(value.lower() if value in ("True", "False") else value)
     except json.JSONDecodeError:
@@ -79,7 +91,7 @@ def option(text: str) -> tuple[str, Any]:
 
 def run() -> None:
     """The console script."""
-    launch_app(main)
+    launch_app(main, interrupted="finished runs and complete checkpoints are kept; run the same command again to go on")
 
 
 if __name__ == "__main__":

@@ -38,17 +38,21 @@ Exposures are sorted by user, time, order, then their place in the input. Files 
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch.app import launch_app
-from sine_jax.data import ingest, labels, preparation, sources, synthetic
-from sine_jax.data.datasets import DataInfo
+from launch.app import UsageError, launch_app, loading, read_from_flags
 
-SOURCE = flags.DEFINE_enum("source", None, list(sources.SOURCES), "Where the log comes from.", required=True)
+if TYPE_CHECKING:
+    from sine_jax.data import sources, synthetic
+    from sine_jax.data.datasets import DataInfo
+
+SOURCES = ["sample", "log", "kuairand", "wechat2021", "released", "synthetic"]  # as in sources.SOURCES
+UNITS = ["s", "ms", "us"]  # as in ingest.MILLISECONDS
+
+SOURCE = flags.DEFINE_enum("source", None, SOURCES, "Source of the log.", required=True)
 INPUT = flags.DEFINE_string("input", None, "The raw file or folder (not for sample and synthetic).")
 OUT = flags.DEFINE_string("out", None, "Folder of the prepared data set; must not exist yet.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace the prepared data set that is at --out.")
@@ -66,20 +70,20 @@ MIN_EXPOSURES = flags.DEFINE_integer(
     "min_exposures", 1, "Leave out items shown less often, before users are counted.", lower_bound=1
 )
 ON_BAD_ROW = flags.DEFINE_enum("on_bad_row", "error", ["error", "drop"], "Stop at a bad row, or drop and count it.")
-TIME_UNIT = flags.DEFINE_enum("time_unit", "ms", list(ingest.MILLISECONDS), "Unit of the time column (log).")
-PLAY_UNIT = flags.DEFINE_enum("play_unit", "ms", list(ingest.MILLISECONDS), "Unit of the play column (log).")
-DURATION_UNIT = flags.DEFINE_enum("duration_unit", "ms", list(ingest.MILLISECONDS), "Unit of the duration (log).")
+TIME_UNIT = flags.DEFINE_enum("time_unit", "ms", UNITS, "Unit of the time column (log).")
+PLAY_UNIT = flags.DEFINE_enum("play_unit", "ms", UNITS, "Unit of the play column (log).")
+DURATION_UNIT = flags.DEFINE_enum("duration_unit", "ms", UNITS, "Unit of the duration (log).")
 RANDOM_LOGS = flags.DEFINE_bool("random_logs", True, "Read the log of randomly exposed videos too (kuairand).")
 
-_DEFAULTS = synthetic.Settings()
-SEED = flags.DEFINE_integer("seed", _DEFAULTS.seed, "Seed (synthetic).")
-NUM_USERS = flags.DEFINE_integer("users", _DEFAULTS.num_users, "Users (synthetic).")
-NUM_ITEMS = flags.DEFINE_integer("items", _DEFAULTS.num_items, "Items (synthetic).")
-NUM_EXPOSURES = flags.DEFINE_integer("exposures", _DEFAULTS.num_exposures, "Mean exposures per user (synthetic).")
-NUM_INTERESTS = flags.DEFINE_integer("interests", _DEFAULTS.num_interests, "Planted interests (synthetic).")
-AFFINITY = flags.DEFINE_float("affinity", _DEFAULTS.affinity, "Strength of the interests (synthetic).")
+# Defaults as in synthetic.Settings.
+SEED = flags.DEFINE_integer("seed", 0, "Seed (synthetic).")
+NUM_USERS = flags.DEFINE_integer("users", 2_000, "Users (synthetic).")
+NUM_ITEMS = flags.DEFINE_integer("items", 1_000, "Items (synthetic).")
+NUM_EXPOSURES = flags.DEFINE_integer("exposures", 50, "Mean exposures per user (synthetic).")
+NUM_INTERESTS = flags.DEFINE_integer("interests", 8, "Planted interests (synthetic).")
+AFFINITY = flags.DEFINE_float("affinity", 1.5, "Strength of the interests (synthetic).")
 SKIP_EFFECT = flags.DEFINE_float(
-    "skip_effect", _DEFAULTS.skip_effect, "Log-odds of watching lost right after a skip of that interest (synthetic)."
+    "skip_effect", 1.0, "Log-odds of watching lost right after a skip of that interest (synthetic)."
 )
 EXPORT = flags.DEFINE_string(
     "export", None, "Write the raw log here, as FILE.csv or as a folder of Parquet files (synthetic)."
@@ -89,17 +93,27 @@ EXPORT = flags.DEFINE_string(
 def main() -> None:
     """Prepares what the flags say, and prints a summary."""
     if OUT.value is None and EXPORT.value is None:
-        raise ValueError("where to? pass --out=FOLDER")
+        raise UsageError("--out is missing: name a folder that does not exist yet")
+    if EXPORT.value is not None and SOURCE.value != "synthetic":
+        raise UsageError(
+            f"--export={EXPORT.value}: --source={SOURCE.value} is not drawn from a seed; leave --export out"
+        )
+    if EXPORT.value is not None and Path(EXPORT.value).exists():
+        raise UsageError(f"--export={EXPORT.value}: exists already; choose another name")
+    check_source()
+    with loading():
+        from sine_jax.data import labels, preparation
+
     if EXPORT.value is not None:
-        if SOURCE.value != "synthetic":
-            raise ValueError("--export is for --source=synthetic")
         rows = export(synthetic_settings(), Path(EXPORT.value))
         print(f"wrote {rows:,} rows to {EXPORT.value}")
     if OUT.value is not None:
+        with read_from_flags():
+            rule = labels.parse(LABEL.value) if LABEL.value else None
         info = preparation.prepare(
             source(),
             OUT.value,
-            rule=labels.parse(LABEL.value) if LABEL.value else None,
+            rule=rule,
             min_positives=MIN_POSITIVES.value,
             min_exposures=MIN_EXPOSURES.value,
             drop=("ragged", "invalid") if ON_BAD_ROW.value == "drop" else (),
@@ -108,35 +122,52 @@ def main() -> None:
         print(summary(info, OUT.value))
 
 
-def source() -> sources.RawLog:
-    """The source that the flags describe."""
+def check_source() -> None:
+    """Refuses flags that do not go with the source.
+
+    Raises:
+      UsageError: one is missing, or has no meaning for this source.
+    """
     name = SOURCE.value
     if COLUMNS.value and name not in ("log", "kuairand"):
-        raise ValueError(f"--columns is for --source=log and kuairand; {name} has columns of its own")
+        raise UsageError(f"--columns={COLUMNS.value}: --source={name} has columns of its own; leave --columns out")
     if INPUT.value and name in ("sample", "synthetic"):
-        raise ValueError(f"--input is not for --source={name}, which reads no file")
+        raise UsageError(f"--input={INPUT.value}: --source={name} reads no file; leave --input out")
+    if INPUT.value is None and name not in ("sample", "synthetic"):
+        raise UsageError(f"--input is missing: --source={name} reads a file or a folder; name it")
+    if not COLUMNS.value and name == "log":
+        raise UsageError("--columns is missing: pass --columns=user=NAME,item=NAME,time=NAME,watched=NAME (see --help)")
+
+
+def source() -> sources.RawLog:
+    """The source that the flags describe."""
+    from sine_jax.data import ingest, sources
+
+    name = SOURCE.value
     if name == "sample":
         return sources.sample()
     if name == "synthetic":
-        return sources.generated(synthetic_settings())
-    if INPUT.value is None:
-        raise ValueError(f"--source={name} needs --input=PATH")
+        with read_from_flags():
+            return sources.generated(synthetic_settings())
+    assert INPUT.value is not None  # says check_source
     path = Path(INPUT.value)
-    roles = ingest.parse_roles(COLUMNS.value) if COLUMNS.value else None
+    with read_from_flags():
+        roles = ingest.parse_roles(COLUMNS.value) if COLUMNS.value else None
     if name == "kuairand":
         return sources.kuairand(path, roles, random_logs=RANDOM_LOGS.value)
     if name == "wechat2021":
         return sources.wechat2021(path)
     if name == "released":
         return sources.released(path)
-    if roles is None:
-        raise ValueError("--source=log needs --columns=user=NAME,item=NAME,time=NAME,watched=NAME (see --help)")
+    assert roles is not None  # says check_source
     units = (ingest.MILLISECONDS[flag.value] for flag in (TIME_UNIT, PLAY_UNIT, DURATION_UNIT))
     return sources.log(path, roles, ingest.Units(*units))
 
 
 def synthetic_settings() -> synthetic.Settings:
     """What the flags say of the synthetic log."""
+    from sine_jax.data import synthetic
+
     return synthetic.Settings(
         seed=SEED.value,
         num_users=NUM_USERS.value,
@@ -150,26 +181,22 @@ def synthetic_settings() -> synthetic.Settings:
 
 def export(settings: synthetic.Settings, path: Path) -> int:
     """Writes a synthetic log as raw files; returns how many rows it has."""
-    synthetic.check(settings)
-    if path.exists():
-        raise ValueError(f"{path}: exists; choose another --export")
-    rows, partial = 0, path.with_name(f".{path.name}.partial")
-    try:
-        if path.suffix == ".csv":
-            with open(partial, "wb") as stream:
-                for number, frame in enumerate(synthetic.frames(settings)):
-                    frame.write_csv(stream, include_header=number == 0)
-                    rows += len(frame)
-        else:
-            partial.mkdir()
+    from sine_jax import workdir
+    from sine_jax.data import synthetic
+
+    with read_from_flags():
+        synthetic.check(settings)
+    rows = 0
+    if path.suffix == ".csv":
+        with workdir.whole(path) as partial, open(partial, "wb") as stream:
             for number, frame in enumerate(synthetic.frames(settings)):
-                frame.write_parquet(partial / f"part-{number:05d}.parquet")
+                frame.write_csv(stream, include_header=number == 0)
                 rows += len(frame)
-        os.rename(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if partial.is_file():
-            partial.unlink()
+    else:
+        with workdir.write_folder_whole(path) as folder:
+            for number, frame in enumerate(synthetic.frames(settings)):
+                frame.write_parquet(folder / f"part-{number:05d}.parquet")
+                rows += len(frame)
     return rows
 
 
@@ -195,7 +222,7 @@ def summary(info: DataInfo, out: str) -> str:
 
 def run() -> None:
     """The console script."""
-    launch_app(main)
+    launch_app(main, interrupted="nothing half-written is left; run the same command again")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,7 @@ import sys
 from absl import flags
 
 from launch import config_flags
-from launch.app import launch_app
-from sine_jax import run as runs
+from launch.app import launch_app, loading, read_from_flags
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it is missing.", required=True)
@@ -34,13 +33,18 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it
 
 def main() -> None:
     """Trains what the flags say."""
-    runs.train(DATA.value, WORKDIR.value, config=config_flags.config(), command=sys.argv)
+    with read_from_flags():
+        config = config_flags.config()
+    with loading():
+        from sine_jax import run as runs
+
+    runs.train(DATA.value, WORKDIR.value, config=config, command=sys.argv)
     print(f"wrote {WORKDIR.value}")
 
 
 def run() -> None:
     """The console script."""
-    launch_app(main)
+    launch_app(main, interrupted="complete checkpoints are kept; run the same command again to go on")
 
 
 if __name__ == "__main__":

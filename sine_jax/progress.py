@@ -33,7 +33,7 @@ def display(*, done: int, total: int, console: Console | None = None) -> Iterato
       console: where to; the standard error stream by default.
     """
     console = console or Console(file=sys.stderr)
-    if console.is_terminal:
+    if console.is_terminal and not console.is_dumb_terminal:
         with _bar(console, done, total) as shown:
             yield shown
     else:
@@ -59,7 +59,7 @@ def _lines(console: Console, done: int, total: int) -> Display:
     def say(line: str) -> None:
         console.print(line, soft_wrap=True, highlight=False)
 
-    say("compiling the training step (once; the first epoch waits for it)")
+    say("compiling the training step; this happens once and delays the first epoch")
 
     def advance(steps: int, sequences: int, terms: Mapping[str, float]) -> None:
         nonlocal last, step

@@ -329,6 +329,8 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> Non
 
 
 def _summary(at: Progress, config: Config) -> str:
-    why = f"no gain in {at.since_gain} validations" if stopped(at, config) else "all epochs done"
+    ended, why = "finished", "all epochs done"
+    if stopped(at, config):
+        ended, why = "stopped early", f"validation {config.train.metric} did not improve {at.since_gain} times in a row"
     best = "" if at.best is None else f"; best {config.train.metric} {at.best:.4f} at step {at.best_step}"
-    return f"finished after epoch {at.epoch}, step {at.step}: {why}{best}"
+    return f"{ended} after epoch {at.epoch}, step {at.step}: {why}{best}"

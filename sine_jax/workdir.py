@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import platform
 import re
-import threading
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from tensorboardX import SummaryWriter
 
 from sine_jax import config as configs
 from sine_jax import parallel
@@ -55,42 +52,79 @@ def create(path: str | os.PathLike[str]) -> Path:
         probe.write_text("")
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"workdir {folder} cannot be written ({error.strerror}): choose another --workdir") from error
+        raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --workdir") from error
     return folder
 
 
 @contextlib.contextmanager
-def full_disk_told(folder: Path) -> Iterator[None]:
-    """Turns what a full disk raises, from whichever library and thread, into one error with its remedy.
+def full_disk_told(path: Path, *, kept: str = "Complete checkpoints are kept") -> Iterator[None]:
+    """Turns what a full disk raises, from whichever library, into one error with its remedy.
+
+    Args:
+      path: what is written, for the message.
+      kept: what is there in spite of it.
 
     Raises:
-      ValueError: a write into the workdir found no room.
+      ValueError: a write found no room.
     """
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        """TensorBoard's writer has a thread of its own: it fails with everything else."""
-        if not _NO_ROOM.search(str(args.exc_value)):
-            threading.__excepthook__(args)
-
-    def unheard(record: logging.LogRecord) -> bool:
-        """Orbax logs a traceback for each thread that fails."""
-        return not (record.exc_info and _NO_ROOM.search(str(record.exc_info[1])))
-
-    orbax_logger = logging.getLogger("absl")
-    orbax_logger.addFilter(unheard)
-    before, threading.excepthook = threading.excepthook, hook
     try:
         yield
     except Exception as error:  # Orbax and TensorStore wrap it in types of their own
-        if not _NO_ROOM.search(str(error)):
+        if not is_full(error):
             raise
-        raise ValueError(
-            f"workdir {folder}: the disk is full; checkpoints that were whole before are kept. Free some space and run "
-            "the same command again"
-        ) from error
+        remedy = "free some space and run the same command again"
+        raise ValueError(f"{path}: the disk is full. {kept}; {remedy}") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that there is no room on the disk."""
+    return _NO_ROOM.search(str(error)) is not None
+
+
+@contextlib.contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside `path` to write a file or a folder at, which takes its place at the end, or is removed.
+
+    Raises:
+      ValueError: it cannot be written there, or the disk is full.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with full_disk_told(path, kept="Nothing was written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(partial)  # of a process that was killed
+            yield partial
+            os.replace(partial, path)
+    except OSError as error:
+        if error.filename not in map(str, (partial, path.parent)):  # another file's
+            raise
+        raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
     finally:
-        threading.excepthook = before
-        orbax_logger.removeFilter(unheard)
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Writes or replaces a file at once, so that a crash leaves the old one or the new one.
+
+    Raises:
+      ValueError: it cannot be written there, or the disk is full.
+    """
+    with whole(path) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def write_folder_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A new folder to write into, which is at `path` at the end, or nowhere. Nothing may be there before.
+
+    Raises:
+      ValueError: it cannot be written there, or the disk is full.
+    """
+    with whole(path) as partial:
+        partial.mkdir()
+        yield partial
 
 
 def claim(folder: Path, config: Config, data: Mapping[str, Any], *, command: Sequence[str]) -> None:
@@ -117,13 +151,13 @@ def claim(folder: Path, config: Config, data: Mapping[str, Any], *, command: Seq
         if changes:
             shown = "; ".join(f"{name} was {old}, now {new}" for name, (old, new) in changes.items())
             raise ValueError(
-                f"{folder} holds another run: {shown}. Choose another --workdir, or the options it began with"
+                f"{folder}: holds another run: {shown}; choose another --workdir, or the options that it began with"
             )
         runs = before["runs"]
     runs.append({"command": list(command), "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **describe_machine()})
     # config.json comes last: where it stands, the environment does too.
-    _write(folder / _ENVIRONMENT, json.dumps({"data": dict(data), "runs": runs}, indent=2))
-    _write(folder / _CONFIG, configs.to_json(config))
+    write_whole(folder / _ENVIRONMENT, json.dumps({"data": dict(data), "runs": runs}, indent=2))
+    write_whole(folder / _CONFIG, configs.to_json(config))
 
 
 def read_config(folder: Path) -> Config:
@@ -135,7 +169,7 @@ def read_config(folder: Path) -> Config:
     try:
         return configs.from_json((folder / _CONFIG).read_text())
     except FileNotFoundError:
-        raise ValueError(f"{folder}: no run here ({_CONFIG} is missing); train first") from None
+        raise ValueError(f"{folder}: no run is here ({_CONFIG} is missing); train first") from None
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / _CONFIG}: damaged ({error}); begin again in another workdir") from error
 
@@ -172,9 +206,11 @@ def describe_machine() -> dict[str, Any]:
 
 def open_metrics(folder: Path, *, step: int) -> Metrics:
     """Opens the records for writing after a step; what an interrupted run wrote beyond it is dropped."""
+    from tensorboardX import SummaryWriter  # here alone: most who write a file need none of it
+
     file = folder / _METRICS
     if file.exists():
-        _write(file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step)))
+        write_whole(file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step)))
     stream = file.open("a")
     # A resumed run sends TensorBoard a marker that drops what came later.
     board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=30)
@@ -203,8 +239,8 @@ def _is_until(line: str, step: int) -> bool:
         return False
 
 
-def _write(file: Path, text: str) -> None:
-    """Replaces a file at once, so that a crash leaves the old one or the new one."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, file)
+def _remove(partial: Path) -> None:
+    if partial.is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+    else:
+        partial.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -10,16 +11,19 @@ ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ["--model.max_len=6", "--model.dim=4", "--model.num_blocks=1", "--train.num_widths=1", "--train.epochs=2"]
 
 
-def launch(name, *flags, devices=1, fails=False):
+def environment(devices=1):
     quick = "--xla_backend_optimization_level=0"
-    env = {
+    return {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {quick}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         "COLUMNS": "200",
     }
+
+
+def launch(name, *flags, devices=1, fails=False):
     command = [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment(devices), capture_output=True, text=True, timeout=200)
     assert (done.returncode != 0) == fails, done.stderr
     return done.stderr if fails else done.stdout + done.stderr
 
@@ -42,3 +46,35 @@ def test_a_log_is_prepared_trained_on_restored_and_evaluated(tmp_path):
         found = json.loads((workdir / "evaluation" / "test_exposed.json").read_text())["scorers"]["sine"]
         scores.append({name: values["mean"] for name, values in found.items()})
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
+# SIGINT as a shell's foreground has it, whatever runs the tests.
+FOREGROUND = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_training_that_ctrl_c_stopped_goes_on(tmp_path):
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    launch("prepare", "--source=synthetic", "--users=80", "--items=60", "--exposures=15", f"--out={data}")
+    flags = [f"--data={data}", f"--workdir={workdir}", *SMALL[:-1], "--train.patience=0"]
+    command = [sys.executable, "-c", FOREGROUND, *flags, "--train.epochs=100000"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        lines = []
+        for line in run.stderr:
+            lines.append(line)
+            if line.startswith("epoch 3"):
+                run.send_signal(signal.SIGINT)
+        assert run.wait(100) == 130
+    assert lines[0].endswith(": loading JAX and the library\n")
+    assert lines[-1].endswith(": interrupted: complete checkpoints are kept; run the same command again to go on\n"), (
+        lines[-5:]
+    )
+    assert "Traceback" not in "".join(lines)
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        for line in run.stderr:
+            if line.startswith("resuming at step"):
+                run.send_signal(signal.SIGINT)
+        assert run.wait(100) == 130

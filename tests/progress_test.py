@@ -1,5 +1,7 @@
 import io
+import re
 
+import pytest
 from rich.console import Console
 
 from sine_jax import progress
@@ -28,6 +30,26 @@ def test_without_a_terminal_there_are_plain_lines(monkeypatch):
 def test_a_terminal_gets_a_bar_with_terms_speed_and_time_left():
     text = shown(terminal=True)
     assert "10/10" in text and "loss 0.2500" in text and "sequences/s" in text and "epoch 1" in text
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_a_terminal_shows_colours_unless_told_otherwise(monkeypatch, no_color):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    colours = re.findall(r"\x1b\[[\d;]*\b(?:3[0-8]|4[0-8]|9\d)[\d;]*m", shown(terminal=True))
+    assert bool(colours) != no_color
+
+
+def test_without_a_terminal_there_is_no_control_character(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    assert re.fullmatch(r"[ -~\n]+", shown(terminal=False))
+
+
+def test_a_terminal_that_cannot_draw_gets_plain_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    assert shown(terminal=True).startswith("compiling") and "\x1b" not in shown(terminal=True)
 
 
 def test_durations_are_hours_minutes_and_seconds():

@@ -139,7 +139,7 @@ def test_divergence_stops_with_step_and_terms(data, tmp_path):
 
 def test_a_workdir_that_cannot_be_written_is_one_clear_line(data, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file/run cannot be written .*: choose another --workdir"):
+    with pytest.raises(ValueError, match="file/run: cannot be written .*; choose another --workdir"):
         run.train(data, str(tmp_path / "file" / "run"), config=configured())
 
 
@@ -159,7 +159,9 @@ def test_patience_counts_validations_since_the_last_gain():
 
 @pytest.mark.parametrize("told", ["RESOURCE_EXHAUSTED: No space left on device", "[Errno 28] No space left on device"])
 def test_a_full_disk_is_told_with_its_remedy(tmp_path, told):
-    with pytest.raises(ValueError, match="the disk is full; .*run the same command again"):
+    with pytest.raises(
+        ValueError, match="the disk is full. Complete .*; free some space and run the same command again"
+    ):
         with workdir.full_disk_told(tmp_path):
             raise OSError(told)
     with pytest.raises(OSError, match="something else"):

@@ -1,18 +1,56 @@
-"""The analysis of a log as one HTML file: plots whose titles say what they found, and tables of every figure."""
+"""The analysis of a log as one HTML file: plots whose titles say what they show, and tables of the figures.
+
+Only this module has words for people. `_WORDS` has those of a field that are not its own name.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sine_jax import plots
+from sine_jax.analysis.figures import Analysis, Bins, Histogram, Missing, Popularity, Rule, Spread
+from sine_jax.analysis.signals import Information, Pattern, Runs, SimilarItems
 from sine_jax.plots import BLUE, GREY, ORANGE, Axes, Figure
 
-Figures = dict[str, Any]
+Line = Mapping[str, Any]  # of a table, by the words at the head of each column
+
+_WORDS = {
+    "median_user_exposures": "exposures of the median user",
+    "low": "from",
+    "high": "to",
+    "half_interval": "half of the 95 % interval",
+    "gini_of_exposures": "Gini of exposures",
+    "gini_of_watches": "Gini of watches",
+    "top_1_percent": "share of the top 1 % in exposures",
+    "top_20_percent": "share of the top 20 % in exposures",
+    "gap_minutes": "gap in minutes",
+    "agreement": "agrees with the log's label",
+    "median_seconds_watched": "median seconds of the watched",
+    "median_seconds_skipped": "median seconds of the skipped",
+    "order_bits": "bits of the order",
+    "positives_after_skip": "positives right after a skip",
+    "skips_before_positive": "skips right before a positive",
+    "training_positives_after_skip": "training positives right after a skip",
+    "targets_after_skip": "targets right after a skip",
+    "candidates_before_target": "candidates right before their target",
+    "targets_in_training": "targets in their own user's training part",
+    "targets_read_early": "targets read before they are ranked",
+    "unseen_target_items": "target items that training never shows",
+    "targets_before_training_of_others": "targets with later training exposures of other users",
+    "training_after_target": "share of training exposures after the mean target",
+    "training_items_after_target": "share of training items first shown after the mean target",
+}
+_BEFORE = {
+    "skipped": "similar items skipped before, none watched",
+    "watched": "similar items watched before, none skipped",
+    "both": "both",
+    "neither": "neither",
+}
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1a202c}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}img{max-width:100%}
@@ -20,51 +58,90 @@ table{border-collapse:collapse;font-size:13px;margin:.6rem 0}td,th{padding:.15re
 text-align:right}td:first-child,th:first-child{text-align:left}.note{color:#718096}"""
 
 
-def page(figures: Figures, *, title: str) -> str:
+class Section(NamedTuple):
+    """A part of the report."""
+
+    title: str
+    figure: Figure | None
+    lines: Sequence[Line]  # of its table
+
+
+def page(analysis: Analysis, *, title: str) -> str:
     """The report: no scripts, no network."""
-    parts = [f"<h1>{html.escape(title)}</h1>", _table([figures["counts"]])]
-    for name, why in figures["missing"].items():
-        parts.append(f'<p class="note">Left out: {html.escape(name)}, since {html.escape(why)}.</p>')
-    for name, figure in drawn(figures):
-        image = base64.b64encode(plots.png(figure)).decode()
-        parts.append(f'<h2>{html.escape(name)}</h2><img alt="{html.escape(name)}" src="data:image/png;base64,{image}">')
-        parts += _tables(figures.get(name))
-    for name in ("passive pairs", "leakage", "sessions"):
-        if name in figures:
-            parts += [f"<h2>{name}</h2>", _table([{"": key, "value": value} for key, value in figures[name].items()])]
+    parts = [f"<h1>{html.escape(title)}</h1>", _table([_line(analysis.counts)])]
+    for what, why in _left_out(analysis.missing):
+        parts.append(f'<p class="note">Left out: {html.escape(what)}, because {html.escape(why)}.</p>')
+    for section in sections(analysis):
+        name = html.escape(section.title)
+        parts.append(f"<h2>{name}</h2>")
+        if section.figure is not None:
+            image = base64.b64encode(plots.png(section.figure)).decode()
+            parts.append(f'<img alt="{name}" src="data:image/png;base64,{image}">')
+        if section.lines:
+            parts.append(_table(section.lines))
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>\n{body}\n</body></html>\n'
 
 
-def drawn(figures: Figures) -> Iterator[tuple[str, Figure]]:
-    """Every plot that the figures allow, by its section."""
-    for name in ("skip rate by user", "skip rate by item"):
-        if figures[name]["groups"]:
-            yield name, _spread(figures[name], name.removeprefix("skip rate by "))
-    for name, unit, words in (
-        ("skip rate by hour", "hour of the day (UTC)", "at hour {}"),
-        ("skip rate by position in the session", "position in the session", "at place {} of the session"),
-        ("skip rate by duration", "duration of the video (s)", "for videos of {} s"),
+def sections(analysis: Analysis) -> Iterator[Section]:
+    """Every section that the figures allow."""
+    for of, spread in (("user", analysis.users), ("item", analysis.items)):
+        if spread is not None:
+            yield Section(f"skip rate by {of}", _spread(spread, of), [_line(spread)])
+    yield from _binned_sections(analysis)
+    if analysis.watch_time is not None:
+        seconds, rules, ratio = analysis.watch_time
+        yield Section("watch seconds", _watched(seconds, "watch time (s)"), [])
+        if ratio is not None:
+            yield Section("watch ratio", _watched(ratio, "watch time / duration"), [])
+        yield Section("label rules", _rules(rules), [{"rule": name, **_line(rule)} for name, rule in rules.items()])
+    yield Section("runs of skips", _runs(analysis.runs), [_line(analysis.runs)])
+    if analysis.patterns:
+        yield Section("next given last", _patterns(analysis.patterns), list(map(_line, analysis.patterns)))
+    yield Section("information", _information(analysis.information), list(map(_line, analysis.information)))
+    similar = analysis.similar_items
+    lifts = [{"before": _BEFORE[name], **_line(lift)} for name, lift in similar._asdict().items()]
+    yield Section("similar items", _similar(similar), lifts)
+    yield Section("popularity", _popularity(analysis.popularity), [_line(analysis.popularity)])
+    yield Section("passive pairs", None, _down(analysis.passive_pairs))
+    yield Section("leakage", None, _down(analysis.leakage))
+    if analysis.by_time is not None:
+        yield Section("sessions", None, _down(analysis.by_time.sessions))
+
+
+def _left_out(missing: Missing) -> Iterator[tuple[str, str]]:
+    """What the report cannot say, and why."""
+    if missing.times:
+        yield "hours, sessions and time since the last exposure", f"{missing.times:.0%} of the exposures have no time"
+    if missing.durations:
+        yield "skip rate by duration", "no exposure has a duration"
+    if missing.plays:
+        yield "watch time and label rules", "no exposure has a watch time"
+    elif missing.durations:
+        yield "watch ratio", "no exposure has a duration"
+
+
+def _binned_sections(analysis: Analysis) -> Iterator[Section]:
+    by_time = analysis.by_time
+    for name, bins, unit, words in (
+        ("hour", by_time and by_time.hour, "hour of the day (UTC)", "at hour {}"),
         (
-            "skip rate by minutes since the last exposure",
+            "position in the session",
+            by_time and by_time.position,
+            "position in the session",
+            "at place {} of the session",
+        ),
+        ("duration", analysis.duration, "duration of the video (s)", "for videos of {} s"),
+        (
+            "minutes since the last exposure",
+            by_time and by_time.minutes_since_last,
             "time since the user's last exposure (min)",
             "{} min after the last",
         ),
     ):
-        if name in figures and len(figures[name]["skip rate"]) > 1:
-            yield name, _binned(figures[name], unit, words)
-    if "watch time" in figures:
-        for kind, unit in (("seconds", "watch time (s)"), ("ratio", "watch time / duration")):
-            if kind in figures["watch time"]:
-                yield f"watch {kind}", _watched(figures["watch time"][kind], unit)
-        yield "label rules", _rules(figures["watch time"]["rules"])
-    yield "runs of skips", _runs(figures["runs of skips"])
-    if figures["next given last"]:
-        yield "next given last", _patterns(figures["next given last"])
-    yield "information", _information(figures["information"])
-    yield "similar items", _similar(figures["similar items"])
-    yield "popularity", _popularity(figures["popularity"])
+        if bins is not None and len(bins.skip_rate) > 1:
+            yield Section(f"skip rate by {name}", _binned(bins, unit, words), _across(bins))
 
 
 def _plot(title: str, x: str, y: str, **size: float) -> tuple[Figure, Axes]:
@@ -75,22 +152,22 @@ def _plot(title: str, x: str, y: str, **size: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _spread(values: Figures, of: str) -> Figure:
-    low, high = values["quantiles"]["0.05"], values["quantiles"]["0.95"]
-    deviation = values["true deviation"]
-    title = f"Nine {of}s in ten have a skip rate from {low:.0%} to {high:.0%}; true deviation {deviation:.2f}"
+def _spread(values: Spread, of: str) -> Figure:
+    low, high = values.quantiles["0.05"], values.quantiles["0.95"]
+    deviation = values.true_deviation
+    title = f"9 of 10 {of}s have a skip rate between {low:.0%} and {high:.0%}; true deviation {deviation:.2f}"
     figure, axes = _plot(title, f"skip rate of a{'n' if of == 'item' else ''} {of}", f"{of}s")
-    edges = np.array(values["edges"])
-    axes.bar(edges[:-1], values["histogram"], width=np.diff(edges), align="edge", color=BLUE, edgecolor="white")
-    axes.axvline(values["mean"], color=ORANGE)
+    edges = np.array(values.edges)
+    axes.bar(edges[:-1], values.histogram, width=np.diff(edges), align="edge", color=BLUE, edgecolor="white")
+    axes.axvline(values.mean, color=ORANGE)
     axes.set_ylim(top=1.15 * axes.get_ylim()[1])
-    axes.annotate(f" mean {values['mean']:.2f}", (values["mean"], axes.get_ylim()[1] * 0.92), color=ORANGE)
+    axes.annotate(f" mean {values.mean:.2f}", (values.mean, axes.get_ylim()[1] * 0.92), color=ORANGE)
     return figure
 
 
-def _binned(values: Figures, unit: str, words: str) -> Figure:
-    rates, number = np.array(values["skip rate"]), np.array(values["exposures"])
-    solid = np.flatnonzero(number >= max(30, number.sum() / 1000))  # titles do not speak of a handful
+def _binned(values: Bins, unit: str, words: str) -> Figure:
+    rates, number = np.array(values.skip_rate), np.array(values.exposures)
+    solid = np.flatnonzero(number >= max(30, number.sum() / 1000))  # the title names no bin with few exposures
     solid = solid if len(solid) else np.arange(len(rates))
     low, high = solid[rates[solid].argmin()], solid[rates[solid].argmax()]
     names = _names(values)
@@ -98,7 +175,7 @@ def _binned(values: Figures, unit: str, words: str) -> Figure:
     title = f"Skip rate {rates[low]:.0%} {least}, {rates[high]:.0%} {most}"
     figure, axes = _plot(title, unit, "share skipped")
     places = np.arange(len(rates))
-    axes.errorbar(places, rates, yerr=values["half interval"], fmt="o-", color=BLUE, capsize=2, markersize=4)
+    axes.errorbar(places, rates, yerr=values.half_interval, fmt="o-", color=BLUE, capsize=2, markersize=4)
     axes.set_xticks(places, names, rotation=45 if len(names) > 8 else 0, fontsize=8)
     axes.grid(axis="y", alpha=0.3)
     behind = axes.twinx()
@@ -110,21 +187,21 @@ def _binned(values: Figures, unit: str, words: str) -> Figure:
     return figure
 
 
-def _names(values: Figures) -> list[str]:
+def _names(values: Bins) -> list[str]:
     """Bins in words: `5`, `5-7`, `7+`."""
     names = []
-    for begin, end in zip(values["from"], values["to"], strict=True):
+    for begin, end in zip(values.low, values.high, strict=True):
         whole = end is not None and float(begin).is_integer() and end - begin == 1
         names.append(f"{begin:g}" if whole else f"{begin:g}+" if end is None else f"{begin:g}-{end:g}")
     return names
 
 
-def _watched(values: Figures, unit: str) -> Figure:
-    edges = np.array(values["edges"])
-    watched, skipped = (np.array(values[kind]) for kind in ("watched", "skipped"))
-    below = np.searchsorted(edges, values["median"], side="right")
+def _watched(values: Histogram, unit: str) -> Figure:
+    edges = np.array(values.edges)
+    watched, skipped = np.array(values.watched), np.array(values.skipped)
+    below = np.searchsorted(edges, values.median, side="right")
     share = skipped.sum() / max((watched + skipped).sum(), 1)
-    title = f"Median {unit.split(' (')[0]} {values['median']:.2g}; {share:.0%} of the exposures count as skipped"
+    title = f"Median {unit.split(' (')[0]} {values.median:.2g}; {share:.0%} of the exposures count as skipped"
     figure, axes = _plot(title, unit, "exposures")
     places = np.arange(len(edges) - 1)
     axes.bar(places, skipped, color=ORANGE, label="skipped")
@@ -136,12 +213,12 @@ def _watched(values: Figures, unit: str) -> Figure:
     return figure
 
 
-def _rules(rules: Figures) -> Figure:
+def _rules(rules: dict[str, Rule]) -> Figure:
     names = list(rules)
-    rates, agree = ([rules[name][key] for name in names] for key in ("skip rate", "agrees with the log's label"))
+    rates, agree = [rule.skip_rate for rule in rules.values()], [rule.agreement for rule in rules.values()]
     best = int(np.argmax(agree))
     title = (
-        f"The rule moves the skip rate from {min(rates):.0%} to {max(rates):.0%}; "
+        f"Between the rules, the skip rate goes from {min(rates):.0%} to {max(rates):.0%}; "
         f"{names[best]} agrees best with the log's label ({agree[best]:.0%})"
     )
     figure, axes = _plot(title, "label rule", "share", width=7.5)
@@ -154,54 +231,54 @@ def _rules(rules: Figures) -> Figure:
     return figure
 
 
-def _runs(values: Figures) -> Figure:
-    number, expected = np.array(values["number"][:-1]), np.array(values["expected by chance"])
+def _runs(values: Runs) -> Figure:
+    number, expected = np.array(values.number[:-1]), np.array(values.expected)
     long = slice(4, None)
     ratio = number[long].sum() / max(expected[long].sum(), 1e-9)
-    title = f"{values['mean']:.1f} skips in a row on average; runs of 5-19: {ratio:.2f} times what chance gives"
+    title = f"{values.mean:.1f} skips in a row on average; runs of 5-19 are {ratio:.2f} times as many as by chance"
     figure, axes = _plot(title, "skips in a row", "runs", width=7.5)
-    axes.semilogy(values["lengths"][:-1], np.maximum(number, 0.5), "o-", color=BLUE, label="observed")
+    axes.semilogy(values.lengths[:-1], np.maximum(number, 0.5), "o-", color=BLUE, label="observed")
     axes.semilogy(
-        values["lengths"][:-1], np.maximum(expected, 0.5), "--", color=GREY, label="the same feedback in random order"
+        values.lengths[:-1], np.maximum(expected, 0.5), "--", color=GREY, label="the same feedback in random order"
     )
-    axes.set_xticks(values["lengths"][:-1])
+    axes.set_xticks(values.lengths[:-1])
     axes.legend(frameon=False)
     return figure
 
 
-def _patterns(rows: list[Figures]) -> Figure:
-    rows = [row for row in rows if len(row["pattern"]) <= 3]
-    top, low = (pick(rows, key=lambda row: row["watch rate"]) for pick in (max, min))
+def _patterns(patterns: list[Pattern]) -> Figure:
+    patterns = [each for each in patterns if len(each.pattern) <= 3]
+    top, low = (pick(patterns, key=lambda each: each.watch_rate) for pick in (max, min))
     title = (
-        f"Watch rate {top['watch rate']:.0%} after {top['pattern']}, {low['watch rate']:.0%} after {low['pattern']}; "
-        f"shuffled within users {top['shuffled']:.0%} and {low['shuffled']:.0%}"
+        f"Watch rate {top.watch_rate:.0%} after {top.pattern}, {low.watch_rate:.0%} after {low.pattern}; "
+        f"shuffled within users {top.shuffled:.0%} and {low.shuffled:.0%}"
     )
     figure, axes = _plot(title, "last feedbacks, oldest first (W watched, S skipped)", "share watched next", width=8.0)
-    places = np.arange(len(rows))
-    rates, half = ([row[key] for row in rows] for key in ("watch rate", "half interval"))
+    places = np.arange(len(patterns))
+    rates, half = [each.watch_rate for each in patterns], [each.half_interval for each in patterns]
     axes.bar(places, rates, yerr=half, color=BLUE, label="in order", capsize=2)
     axes.plot(
-        places, [row["shuffled"] for row in rows], "_", color=ORANGE, markersize=16, label="shuffled within users"
+        places, [each.shuffled for each in patterns], "_", color=ORANGE, markersize=16, label="shuffled within users"
     )
-    axes.set_xticks(places, [row["pattern"] for row in rows])
+    axes.set_xticks(places, [each.pattern for each in patterns])
     axes.set_ylim(top=1.25 * max(rates))
     axes.legend(frameon=False, ncols=2, loc="upper left")
     return figure
 
 
-def _information(rows: list[Figures]) -> Figure:
-    last = rows[-1]
+def _information(backs: list[Information]) -> Figure:
+    last = backs[-1]
     title = (
-        f"The last {last['feedbacks']} feedbacks tell {last['bits']:.3f} bits of the next; "
-        f"{last['bits of the order']:.4f} of that is the order, the rest who it is"
+        f"The last {last.feedbacks} feedbacks give {last.bits:.3f} bits about the next; "
+        f"{last.order_bits:.4f} of them come from the order, the rest from who the user is"
     )
     figure, axes = _plot(title, "last feedbacks", "mutual information (bits)")
-    places = [row["feedbacks"] for row in rows]
-    axes.plot(places, [row["bits"] for row in rows], "o-", color=BLUE, label="in order")
+    places = [each.feedbacks for each in backs]
+    axes.plot(places, [each.bits for each in backs], "o-", color=BLUE, label="in order")
     axes.errorbar(
         places,
-        [row["shuffled bits"] for row in rows],
-        yerr=[2 * row["deviation of shuffles"] for row in rows],
+        [each.shuffled_bits for each in backs],
+        yerr=[2 * each.deviation_of_shuffles for each in backs],
         fmt="o--",
         color=GREY,
         label="shuffled within users",
@@ -212,57 +289,66 @@ def _information(rows: list[Figures]) -> Figure:
     return figure
 
 
-def _similar(rows: list[Figures]) -> Figure:
-    skipped, watched = rows[:2]
+def _similar(lifts: SimilarItems) -> Figure:
+    skipped, watched = lifts.skipped, lifts.watched
     title = (
-        f"Skip rate {skipped['skip rate']:.0%} after similar skips ({skipped['lift over chance']:.3f} of chance), "
-        f"{watched['skip rate']:.0%} after similar watches ({watched['lift over chance']:.3f})"
+        f"Skip rate {skipped.skip_rate:.0%} after similar skips ({skipped.lift_over_chance:.3f} of chance), "
+        f"{watched.skip_rate:.0%} after similar watches ({watched.lift_over_chance:.3f})"
     )
     figure, axes = _plot(title, "what the user did with similar items before", "share skipped", width=7.5)
-    places = np.arange(len(rows))
-    rates, half = ([row[key] for row in rows] for key in ("skip rate", "half interval"))
+    places = np.arange(len(lifts))
+    rates, half = [lift.skip_rate for lift in lifts], [lift.half_interval for lift in lifts]
     axes.bar(places, rates, yerr=half, color=BLUE, capsize=3, label="observed")
     axes.plot(
         places,
-        [row["expected"] * row["lift by chance"] for row in rows],
+        [lift.expected * lift.lift_by_chance for lift in lifts],
         "_",
         color=ORANGE,
         markersize=30,
         markeredgewidth=2,
-        label="by user and item alone",
+        label="expected from user and item alone",
     )
-    axes.set_xticks(places, ["skipped", "watched", "both", "neither"])
+    axes.set_xticks(places, SimilarItems._fields)
     axes.set_ylim(top=1.25 * max(rates))
     axes.legend(frameon=False, ncols=2, loc="upper left")
     return figure
 
 
-def _popularity(values: Figures) -> Figure:
-    top = values["share of the top 1 % in exposures"]
-    title = f"The top 1 % of items has {top:.0%} of the exposures; Gini {values['gini of exposures']:.2f}"
+def _popularity(values: Popularity) -> Figure:
+    top = values.top_1_percent
+    title = f"The most shown 1 % of the items have {top:.0%} of the exposures; Gini {values.gini_of_exposures:.2f}"
     figure, axes = _plot(title, "share of items, most shown first", "cumulative share")
-    axes.plot(values["items"], values["exposures"], color=BLUE, label="exposures")
-    axes.plot(values["items"], values["watches"], color=ORANGE, label="watches")
+    axes.plot(values.items, values.exposures, color=BLUE, label="exposures")
+    axes.plot(values.items, values.watches, color=ORANGE, label="watches")
     axes.plot([0, 1], [0, 1], ":", color=GREY)
     axes.legend(frameon=False)
     return figure
 
 
-def _tables(section: Any) -> list[str]:
-    """A section's figures as tables: lists of rows, or columns of one length."""
-    if isinstance(section, list):
-        return [_table(section)]
-    if isinstance(section, dict) and isinstance(section.get("skip rate"), list):
-        columns = {name: values for name, values in section.items() if isinstance(values, list)}
-        return [_table([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])]
-    if isinstance(section, dict):
-        return [_table([{name: value for name, value in section.items() if not isinstance(value, (list, dict))}])]
-    return []
+def _words(field: str) -> str:
+    return _WORDS.get(field, field.replace("_", " "))
 
 
-def _table(rows: list[Figures]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{_shown(value)}</td>" for value in row.values()) + "</tr>" for row in rows)
+def _line(figures: Any) -> dict[str, Any]:
+    """The numbers of a NamedTuple as one line of a table; its curves are in the plot."""
+    fields = figures._asdict().items()
+    return {_words(name): value for name, value in fields if not isinstance(value, (list, dict))}
+
+
+def _down(figures: Any) -> list[Line]:
+    """The numbers of a NamedTuple below each other, those that the log has."""
+    return [{"": _words(name), "value": value} for name, value in figures._asdict().items() if value is not None]
+
+
+def _across(bins: Bins) -> list[Line]:
+    """A line for each bin."""
+    heads = list(map(_words, bins._fields))
+    return [dict(zip(heads, values, strict=True)) for values in zip(*bins, strict=True)]
+
+
+def _table(lines: Sequence[Line]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in lines[0])
+    body = "".join("<tr>" + "".join(f"<td>{_shown(value)}</td>" for value in line.values()) + "</tr>" for line in lines)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 

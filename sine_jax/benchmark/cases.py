@@ -1,6 +1,7 @@
-"""The cases that `launch.benchmark` measures, by name; options are those of the released model unless a case says more.
+"""The cases that `launch.benchmark` measures, by name.
 
-Windows of 200 that are full: 203 watched exposures, of which two are held out and one has no successor.
+Options are those of the released model, unless a case says otherwise. A full window of 200 needs 203 watched
+exposures: two are held out and one has no successor.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from sine_jax.data import synthetic
 from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols
 
-_HELD_OUT = 3  # watched exposures of a user that are no position of its training window
+_HELD_OUT = 3  # watched exposures of a user outside its training window
 
 
 def given(bench: Bench) -> Dataset:
-    """The real exposures."""
+    """The data set that the benchmark was given."""
     return bench.data
 
 
 def made(*, users: int, length: int, items: int, shown: int | None = None) -> Callable[[Bench], Dataset]:
-    """Training windows of one length, in memory."""
+    """A log made in memory; all training windows have one length."""
     return lambda bench: workloads.alternating(
         num_users=users, num_watched=length + _HELD_OUT, num_items=items, num_shown=shown
     )
@@ -51,7 +52,7 @@ _LOG = synthetic.Settings(num_users=1_000_000, num_exposures=30, num_items=100_0
 _OF_THE_HOST = (
     Case(
         "prepare",
-        "preparation of a CSV log, a third of 30 million rows and all of it, and loading its 1,000,000 users",
+        "preparation of a CSV log, a third of 30 million exposures and all of them, and loading the 1,000,000 users",
         preparation_speed(_LOG),
         {},
         given,
@@ -91,7 +92,7 @@ _ANYWHERE = (
     Case(
         "catalogue",
         "training on the same exposures of 10,000 items, in a catalogue of 10,000,000 and one of 10,000, T 60, D 64, "
-        "batch 128, rows of the batch updated",
+        "batch 128, only the embeddings of the batch updated",
         catalogue_growth(made(users=1_280, length=60, items=10_000)),
         _CATALOGUE,
         made(users=1_280, length=60, items=10_000_000, shown=10_000),

@@ -1,4 +1,4 @@
-"""What several devices cost: the same losses on one and on eight, and pmap over jit on one."""
+"""What several devices cost: the losses on one and on eight are compared, and so is the time of pmap and jit on one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ITEMS = 1_000
 
 
 def several_devices(case: Case, bench: Bench) -> dict[str, Timing]:
-    """Compares the losses of one simulated device with those of eight, and pmap with jit on one device."""
+    """Compares the losses on one simulated device with those on eight, and the time of pmap with that of jit on one."""
     asked = dict(case.overrides)
     one, many = (np.array(_in_child("losses", asked, devices=n)) for n in (1, MANY))
     asked["repeats"] = bench.repeats
@@ -45,7 +45,7 @@ def several_devices(case: Case, bench: Bench) -> dict[str, Timing]:
 
 
 def losses(config: Config, *, epochs: int) -> list[float]:
-    """The loss at each step of the first epochs of a small made log, on the devices there are."""
+    """The loss at each step of the first epochs on a small made log, on the devices of this process."""
     dataset = workloads.alternating(num_users=500, num_watched=config.model.max_len + 3, num_items=_ITEMS)
     setup = run.set_up(dataset, config=config)
     state, found = parallel.replicate(setup.initial()), list[float]()
@@ -55,7 +55,7 @@ def losses(config: Config, *, epochs: int) -> list[float]:
 
 
 def pmap_over_jit(config: Config, *, repeats: int, steps: int = 16) -> list[float]:
-    """Time of a loop of steps under pmap on one device, over that of the same loop under jit, in turns."""
+    """The time of a loop of steps under pmap on one device, divided by its time under jit; both run in turns."""
     batch = random_batch(config, num_items=_ITEMS)
     tx = optimizer.build(config.optimizer, num_steps=steps)
     model = build_model(config.model, num_items=_ITEMS)
@@ -110,13 +110,13 @@ def random_batch(config: Config, *, num_items: int) -> TrainBatch:
 
 
 def main() -> None:
-    """What `_in_child` starts: prints what was asked for as JSON."""
+    """The program that `_in_child` starts; it prints its answer as JSON."""
     asked = json.loads(sys.stdin.read())
     print(json.dumps(CHILDREN[sys.argv[1]](asked)))
 
 
 def _in_child(name: str, asked: dict[str, Any], *, devices: int) -> list[float]:
-    """Asks a process of its own with so many simulated CPU devices; their number is fixed when a process begins."""
+    """Asks a new process with this many simulated CPU devices, because their number is fixed when a process begins."""
     flags = re.sub(rf"{_COUNT}=\d+", "", os.environ.get("XLA_FLAGS", ""))
     paths = os.pathsep.join(path for path in sys.path if path)
     env = {**os.environ, "XLA_FLAGS": f"{flags} {_COUNT}={devices}", "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}

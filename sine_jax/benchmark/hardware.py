@@ -1,4 +1,4 @@
-"""What the machine at hand can do, measured: the peaks that a benchmark's shares are of."""
+"""The machine at hand and its measured peaks; a benchmark reports shares of these peaks."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Sizes(NamedTuple):
     """How large the measured problems are."""
 
-    matrix: int  # rows and columns of a square matrix
-    chain: int  # products in a row, so that starting them costs nothing
+    matrix: int  # height and width of a square matrix
+    chain: int  # products one after the other in a program, so that the start of the program costs little
     vector: int  # entries
 
 
@@ -50,8 +50,8 @@ def measure(*, sizes: Sizes | None = None, repeats: int = 5) -> Hardware:
     """Describes the machine and measures its peaks; takes some seconds.
 
     Args:
-      sizes: how large the measured problems are; as the backend needs by default.
-      repeats: of each measurement, of which the best counts: a peak is what nothing else disturbed.
+      sizes: how large the measured problems are; by default as the backend needs.
+      repeats: of each measurement. The best one counts, because a peak is what nothing else disturbed.
     """
     sizes, together = sizes or _sizes(), _together()
     kinds = ("float32",) if parallel.backend() == "cpu" else ("float32", "bfloat16")
@@ -69,7 +69,7 @@ def measure(*, sizes: Sizes | None = None, repeats: int = 5) -> Hardware:
 
 
 def matmul_rate(*, dtype: str, repeats: int, sizes: Sizes | None = None) -> float:
-    """The best rate of a product of square matrices, FLOP/s of all devices together."""
+    """The best rate of multiplying square matrices: FLOP/s of all devices together."""
     sizes = sizes or _sizes()
     taken = best(functools.partial(_product, *_matrices(sizes.matrix, dtype), sizes.chain), repeats=repeats)
     return 2 * sizes.matrix**3 * sizes.chain * _together() / taken
@@ -82,7 +82,7 @@ def _product(x: Any, w: Any, chain: int) -> Any:
 
 @functools.cache
 def _matrices(size: int, dtype: str) -> tuple[Any, Any]:
-    """Two square matrices; entries of this size keep the products' own size, however many are chained."""
+    """Two square matrices, with entries so small that a long chain of products neither grows nor vanishes."""
     x, w = (jax.random.normal(k, (size, size)) / size**0.5 for k in jax.random.split(jax.random.key(0)))
     return x.astype(dtype), w.astype(dtype)
 
@@ -92,15 +92,15 @@ def _sizes() -> Sizes:
 
 
 def _together() -> int:
-    """How many devices add their peaks: simulated ones share the cores."""
+    """How many devices add their peaks; simulated devices share the cores, so they count as one."""
     return 1 if parallel.backend() == "cpu" else parallel.device_count()
 
 
 def memory_bandwidth(sizes: Sizes, *, repeats: int) -> float:
-    """The best rate of `y + a x` over vectors that fit no cache, two read and one written: bytes/s of one device."""
+    """The best rate of `y + a x` over vectors too long for a cache (two reads, one write): bytes/s of one device."""
     x = jnp.ones(sizes.vector, jnp.float32)
     held = [jnp.zeros(sizes.vector, jnp.float32)]
-    # The result takes the memory of y: pages that were never touched would be measured instead.
+    # The result takes the memory of y. New memory would have to be mapped first, and that would be measured too.
     add = jax.jit(lambda x, y: y + 0.5 * x, donate_argnums=1)
 
     def update() -> Any:
@@ -127,7 +127,7 @@ def seconds(call: Callable[[], Any], *, repeats: int) -> Sequence[float]:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The name of the processor, where the system knows it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
@@ -142,21 +142,21 @@ def cores() -> int:
 
 
 def forget_peak_memory() -> None:
-    """Starts the peak anew, where the system can: Linux, for a process's own memory; an accelerator's peak stays."""
+    """Resets the peak memory of this process, which only Linux can do; the peak of an accelerator stays."""
     try:
         _RESET.write_text("5")
     except OSError:
-        pass  # the peak is then that of the process so far, as `process_peak_memory` says
+        pass  # `process_peak_memory` is then the peak since the process began
 
 
 def peak_memory() -> int:
-    """The most memory in bytes that was in use: of an accelerator, else of this process."""
+    """Peak memory in bytes: of an accelerator, else of this process."""
     of_devices = parallel.peak_memory()
     return process_peak_memory() if of_devices is None else of_devices
 
 
 def process_peak_memory() -> int:
-    """The most memory in bytes of this process, since `forget_peak_memory` where that works, else since it began."""
+    """Peak memory of this process in bytes, since `forget_peak_memory` where that works, else since it began."""
     try:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""How long a raw log takes to prepare, how that grows with it, and how long the prepared log takes to load."""
+"""How long it takes to prepare a raw log, how that grows with the log, and how long it takes to load the result."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _ROLES = Roles("user_id", "item_id", time="time_ms", watched="long_view", play="
 
 
 def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], dict[str, Timing]]:
-    """Draws a log and writes it as CSV, then prepares its first part some times and all of it once, and loads that.
+    """Draws a log and writes it as CSV; times the preparation of its first part, of all of it, and loading that.
 
-    Peak memory is that of this process, what was left of drawing the log included: at most so much is needed.
+    The first part is prepared once per repeat, the whole log once. Peak memory is that of this process. It includes
+    what drawing the log has left behind, so it is an upper bound.
     """
 
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
@@ -33,15 +34,17 @@ def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], d
                 begin = time.perf_counter()
                 loaded = datasets.load(Path(scratch) / "large")
                 loading.append(time.perf_counter() - begin)
-        rows, seconds = small[0].rows, [part.seconds for part in small]
+        exposures, seconds = small[0].exposures, [part.seconds for part in small]
         return {
-            "rows, small": speed.exactly(rows),
+            "exposures, small": speed.exactly(exposures),
             "s to prepare, small": speed.over(seconds),
             "peak memory GB, small": speed.over([part.memory / 1e9 for part in small]),
-            "rows, large": speed.exactly(large.rows),
+            "exposures, large": speed.exactly(large.exposures),
             "s to prepare, large": speed.exactly(large.seconds),
             "peak memory GB, large": speed.exactly(large.memory / 1e9),
-            "s a row, large over small": speed.over([large.seconds / large.rows / (s / rows) for s in seconds]),
+            "s an exposure, large over small": speed.over(
+                [large.seconds / large.exposures / (s / exposures) for s in seconds]
+            ),
             "users loaded": speed.exactly(loaded.log.num_users),
             "s to load": speed.over(loading),
         }
@@ -50,7 +53,7 @@ def preparation_speed(settings: synthetic.Settings) -> Callable[[Case, Bench], d
 
 
 def write_parts(settings: synthetic.Settings, folder: Path) -> list[Path]:
-    """Writes a drawn log as CSV in parts of as many users each, as nearly as whole pieces allow."""
+    """Writes a drawn log as CSV, in parts with about the same number of users each (parts are made of whole pieces)."""
     folder.mkdir()
     pieces = -(-settings.num_users // synthetic.USERS_A_PIECE)
     files = [folder / f"part_{part}.csv" for part in range(min(PARTS, pieces))]
@@ -65,9 +68,9 @@ def write_parts(settings: synthetic.Settings, folder: Path) -> list[Path]:
 class Prepared(NamedTuple):
     """One preparation."""
 
-    rows: int
+    exposures: int
     seconds: float
-    memory: int  # bytes, at its peak
+    memory: int  # peak, in bytes
 
 
 def _prepare(raw: Path, out: Path) -> Prepared:

@@ -1,12 +1,13 @@
-"""What a benchmark found, as JSON and as Markdown, labelled by the machine and the versions."""
+"""The results of a benchmark as JSON and as Markdown, with the machine and the versions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sine_jax import workdir
 from sine_jax.benchmark.speed import Bench, Result, Timing
 
 # Of cases that train: column, figure, how many digits, factor.
@@ -40,7 +41,7 @@ def as_json(bench: Bench, results: Sequence[Result]) -> str:
         "cases": {
             result.case: {
                 "about": result.about,
-                "figures": {name: figure._asdict() for name, figure in result.figures.items()},
+                "figures": {name: _fields(timing) for name, timing in result.figures.items()},
             }
             for result in results
         },
@@ -55,28 +56,27 @@ def as_markdown(bench: Bench, results: Sequence[Result]) -> str:
     parts = [_machine(bench)]
     if training:
         names = ["case", *(column for column, *_ in _TRAINING)]
-        rows = [[r.case, *(_cell(r.figures.get(name), n, by) for _, name, n, by in _TRAINING)] for r in training]
-        parts.append("## Training\n\n" + _table(names, rows))
+        lines = [[r.case, *(_cell(r.figures.get(name), n, by) for _, name, n, by in _TRAINING)] for r in training]
+        parts.append("## Training\n\n" + _table(names, lines))
     if others:
-        rows = [[r.case, name, _significant(figure)] for r in others for name, figure in r.figures.items()]
-        parts.append("## Evaluation and ratios\n\n" + _table(["case", "figure", "measured"], rows))
+        lines = [[r.case, name, _significant(figure)] for r in others for name, figure in r.figures.items()]
+        parts.append("## Evaluation and ratios\n\n" + _table(["case", "figure", "measured"], lines))
     parts.append("\n".join(f"- {result.case}: {result.about}." for result in results))
     return "\n\n".join(parts) + "\n"
 
 
 def write(bench: Bench, results: Sequence[Result], folder: Path) -> str:
     """Writes benchmark.json and benchmark.md into a folder; returns the Markdown."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = as_markdown(bench, results)
-    (folder / "benchmark.json").write_text(as_json(bench, results))
-    (folder / "benchmark.md").write_text(text)
+    workdir.write_whole(folder / "benchmark.json", as_json(bench, results))
+    workdir.write_whole(folder / "benchmark.md", text)
     return text
 
 
 def _machine(bench: Bench) -> str:
     machine, info = bench.machine, bench.data.info
     rates = ", ".join(f"{rate / 1e9:,.1f} GFLOP/s in {kind}" for kind, rate in machine.matmul.items())
-    rows = [
+    lines = [
         ["devices", ", ".join(sorted({f"{machine.devices.count(d)} x {d}" for d in machine.devices}))],
         ["processor", f"{machine.processor}, {machine.cores} cores"],
         ["matrix products", rates],
@@ -89,21 +89,30 @@ def _machine(bench: Bench) -> str:
             f"{info.source}: {info.num_users:,} users, {info.num_items:,} items, {info.num_events:,} exposures",
         ],
     ]
-    note = f"Medians of {bench.repeats} repeats with the least and the greatest in brackets."
-    return f"# Speed\n\n{note}\n\n" + _table(["what", "measured"], rows)
+    note = f"Medians of {bench.repeats} repeats; the least and the greatest are in brackets."
+    return f"# Speed\n\n{note}\n\n" + _table(["what", "measured"], lines)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *rows))
+def _table(names: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *lines))
 
 
-def _cell(figure: Timing | None, digits: int, factor: float) -> str:
-    if figure is None:
-        return ""
-    middle, low, high = (f"{factor * value:,.{digits}f}" for value in figure)
-    return middle if low == high else f"{middle} ({low}-{high})"
+def _fields(timing: Timing) -> dict[str, float | str]:
+    """Of a timing for JSON: the origin is a compile time's alone."""
+    fields = timing._asdict()
+    return fields if timing.origin else {name: value for name, value in fields.items() if name != "origin"}
 
 
-def _significant(figure: Timing) -> str:
-    middle, low, high = (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}" for value in figure)
-    return middle if low == high else f"{middle} ({low}-{high})"
+def _cell(timing: Timing | None, digits: int, factor: float) -> str:
+    return "" if timing is None else _spread(timing, lambda value: f"{factor * value:,.{digits}f}")
+
+
+def _significant(timing: Timing) -> str:
+    return _spread(timing, lambda value: f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
+
+
+def _spread(timing: Timing, shown: Callable[[float], str]) -> str:
+    """The median, the least and the greatest in brackets where they differ, and the origin of a compile time."""
+    middle, low, high = shown(timing.median), shown(timing.low), shown(timing.high)
+    spread = middle if low == high else f"{middle} ({low}-{high})"
+    return f"{spread}, {timing.origin}" if timing.origin else spread

@@ -1,9 +1,9 @@
-"""RecBole's SASRec beside this library's, on the same targets of the same data, in turns.
+"""RecBole's SASRec and this library's, timed in turns on the same targets of the same data.
 
-What is compared is supervised targets a second. RecBole makes a sample of every target: all items watched before it,
-padded to T, of which the last position alone is supervised. Here a sequence is read once and every position of it is
-supervised. An epoch is over the same (user, target) pairs for both, with one drawn negative each and the same loss
-(BPR), width, blocks, heads, dropout, optimiser, batch size and cores. A batch of B is B samples there and B users here.
+The comparison is of supervised targets per second. RecBole makes a sample of every target: all items watched before
+it, padded to T. Only the last position of a sample is supervised. Here a sequence is read once, and every position is
+supervised. An epoch has the same (user, target) pairs for both, with one drawn negative each. Loss (BPR), width,
+blocks, heads, dropout, optimiser, batch size and cores are the same. A batch of B is B samples there and B users here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sine_jax.config import Config
 from sine_jax.data import splits
 from sine_jax.types import WATCHED, EventLog
 
-# The last release is older than what its dependencies have since dropped.
+# Newer versions of these packages have dropped what the last release of RecBole uses.
 REQUIRED = (
     "torch<2.6",
     "numpy<2",
@@ -49,7 +49,7 @@ REQUIRED = (
     "texttable",
     "psutil",
 )
-RECBOLE = "recbole==1.2.1"  # without its own requirements: ray is large, and is for its search of hyper-parameters
+RECBOLE = "recbole==1.2.1"  # without its requirements: ray is large, and only its hyper-parameter search needs it
 NAME = "exposures"  # of the exported data
 WARM_UP = 2  # batches
 
@@ -81,13 +81,13 @@ def configuration() -> Config:
             "objective.active": 0.0,
             "objective.num_skips": 1,
             "train.batch_size": 128,
-            "optimizer.b2": 0.999,  # of PyTorch's Adam, which RecBole takes as it is
+            "optimizer.b2": 0.999,  # the default of PyTorch's Adam, which RecBole uses
         },
     )
 
 
 def environment(folder: Path) -> Path:
-    """Makes an environment that RecBole runs in, where there is none yet; returns its Python.
+    """Makes an environment for RecBole unless there is one already; returns its Python.
 
     Raises:
       ValueError: what it needs could not be installed.
@@ -109,9 +109,9 @@ def environment(folder: Path) -> Path:
 
 
 def export(log: EventLog, config: Config, folder: Path) -> int:
-    """Writes what is trained on as RecBole's atomic file; returns how many targets it has.
+    """Writes the training data as RecBole's atomic file; returns how many targets it has.
 
-    The last T + 1 watched exposures of each user's training part: RecBole would also train on the targets before.
+    These are the last T + 1 watched exposures of each user's training part; RecBole would train on earlier targets too.
     """
     ends = splits.split(log, config.data).valid.train_end
     watched = np.flatnonzero((log.feedback == WATCHED) & log.before(ends))
@@ -120,7 +120,7 @@ def export(log: EventLog, config: Config, folder: Path) -> int:
     kept = after <= config.model.max_len
     watched, owners = watched[kept], owners[kept]
     (folder / NAME).mkdir(parents=True, exist_ok=True)
-    # Positions stand for times: they are in order of time, and not every log has times.
+    # Positions in the log serve as times: their order is the same, and not every log has times.
     columns = np.stack([owners, log.items[watched], watched], axis=1)
     header = "user_id:token\titem_id:token\ttimestamp:float"
     np.savetxt(folder / NAME / f"{NAME}.inter", columns, fmt="%d", delimiter="\t", header=header, comments="")
@@ -136,7 +136,7 @@ def settings(config: Config, folder: Path) -> dict[str, Any]:
         "eval_args": {"split": {"RS": [1.0, 0.0, 0.0]}, "order": "TO", "group_by": "user", "mode": "full"},
         "MAX_ITEM_LIST_LENGTH": config.model.max_len,
         "hidden_size": config.model.dim,
-        "inner_size": config.model.dim,  # as here and in the paper; RecBole's own default is four times as wide
+        "inner_size": config.model.dim,  # as here and in the paper; RecBole's default is four times as wide
         "n_layers": config.model.num_blocks,
         "n_heads": config.model.num_heads,
         "hidden_dropout_prob": config.model.dropout,
@@ -156,7 +156,7 @@ def settings(config: Config, folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def started(python: Path, config: Config, folder: Path) -> Iterator[Rival]:
-    """Starts a worker on an export, and ends it."""
+    """Starts a worker that loads an export; ends it after the block."""
     log = folder / "worker.log"
     with log.open("w") as errors:
         process = subprocess.Popen(
@@ -166,7 +166,7 @@ def started(python: Path, config: Config, folder: Path) -> Iterator[Rival]:
             stderr=errors,
             text=True,
             cwd=folder,
-            # Threads that spin while they wait cost RecBole most of its speed where it shares the cores with anyone.
+            # Threads that spin while they wait make RecBole much slower on shared cores.
             env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
         try:
@@ -178,14 +178,14 @@ def started(python: Path, config: Config, folder: Path) -> Iterator[Rival]:
 
 
 def compare(bench: Bench, config: Config, python: Path, folder: Path, *, batches: int) -> Result:
-    """Times steady epochs here and batches there, in turns.
+    """Times epochs here and batches of RecBole, in turns, after both have warmed up.
 
     Args:
-      bench: the data and how often.
+      bench: the data and the number of repeats.
       config: of `configuration`.
       python: of `environment`.
-      folder: for the export and the worker's log.
-      batches: how many of RecBole's batches a repeat takes, at most an epoch of them.
+      folder: where the export and the worker's log are written.
+      batches: how many of RecBole's batches a repeat times; at most an epoch.
     """
     targets = export(bench.data.log, config, folder)
     setup = run.set_up(bench.data, config=config)

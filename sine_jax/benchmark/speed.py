@@ -1,7 +1,7 @@
-"""How fast this machine trains and evaluates: named cases, each measured against what the machine can do.
+"""How fast this machine trains and evaluates: named cases, each compared with what the machine can do.
 
-A steady epoch is timed several times after one that compiles; every figure is the median over those with the least and
-the greatest beside it, because machines are shared and noisy.
+The first epoch compiles; several epochs after it are timed. Machines are shared and noisy, so every figure is the
+median of the repeats, with the least and the greatest beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from sine_jax import config as configs
 from sine_jax import parallel, presets, run, training
 from sine_jax.batches import pipeline, windows
-from sine_jax.benchmark import cost, hardware
+from sine_jax.benchmark import compilation, cost, hardware
 from sine_jax.benchmark.hardware import Hardware
 from sine_jax.config import Config
 from sine_jax.data import splits
@@ -28,11 +28,12 @@ from sine_jax.model import build_model
 
 
 class Timing(NamedTuple):
-    """A measured number, and its least and greatest over the repeats."""
+    """A measured number: the median, the least and the greatest of the repeats."""
 
     median: float
     low: float
     high: float
+    origin: str = ""  # of a compile time: whether the programs were compiled or loaded, in the words of `compilation`
 
 
 class Bench(NamedTuple):
@@ -70,7 +71,7 @@ class Occupancy(NamedTuple):
     """What an epoch's batches hold."""
 
     work: cost.Work
-    positions: int  # computed in an epoch, padding and fillers included
+    positions: int  # computed in an epoch, with padding and fillers
 
 
 def over(values: Sequence[float]) -> Timing:
@@ -79,7 +80,7 @@ def over(values: Sequence[float]) -> Timing:
 
 
 def rate(amount: float, seconds: Sequence[float]) -> Timing:
-    """An amount a second, over repeats."""
+    """An amount per second, over repeats."""
     return over([amount / each for each in seconds])
 
 
@@ -88,12 +89,20 @@ def exactly(value: float) -> Timing:
     return Timing(value, value, value)
 
 
+def _compile_time(first: float, later: Sequence[float], programs: compilation.Programs) -> Timing:
+    """How much longer the first call took than those after it, and where its programs came from."""
+    return exactly(max(first - statistics.median(later), 0.0))._replace(origin=programs.origin)
+
+
 def time_cases(cases: Sequence[Case], bench: Bench, *, say: Callable[[str], None]) -> Iterator[Result]:
-    """Times cases, one after the other, gives each result at once, and forgets what each compiled."""
+    """Times cases one after the other and gives each result at once."""
     for case in cases:
         say(f"{case.name}: {case.about}")
-        yield Result(case.name, case.about, case.timings(case, bench))
-        jax.clear_caches()
+        timings = case.timings(case, bench)
+        for name, timing in timings.items():
+            if timing.origin:
+                say(f"{case.name}: {name} {timing.median:.1f}, {timing.origin}")
+        yield Result(case.name, case.about, timings)
 
 
 def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
@@ -101,12 +110,13 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
     config, dataset = case.config(), case.data(bench)
     hardware.forget_peak_memory()
     setup = run.set_up(dataset, config=config)
-    state, compiling = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
+    with compilation.watch() as programs:
+        state, first = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
     seconds, peaks, dtype = [], [], config.model.dtype
     for epoch in range(1, bench.repeats + 1):
         state, taken = _timed_epoch(setup, state, epoch)
         seconds.append(taken)
-        if dtype in bench.machine.matmul:  # in turns: on a shared machine the peak comes and goes
+        if dtype in bench.machine.matmul:  # in turns with the epochs, because the peak of a shared machine changes
             peaks.append(hardware.matmul_rate(dtype=dtype, repeats=2))
     if bench.trace is not None:
         with jax.profiler.trace(str(bench.trace / case.name)):
@@ -125,7 +135,7 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
         "MB/step": exactly(moved / 1e6),
         "share of bandwidth": rate(moved * steps / bench.machine.bandwidth, seconds),
         "peak memory GB": exactly(hardware.peak_memory() / 1e9),
-        "compile s": exactly(max(compiling - statistics.median(seconds), 0.0)),
+        "compile s": _compile_time(first, seconds, programs),
     }
     if peaks:
         reached = [flops * steps / taken / peak for taken, peak in zip(seconds, peaks, strict=True)]
@@ -134,7 +144,7 @@ def training_speed(case: Case, bench: Bench) -> dict[str, Timing]:
 
 
 def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], dict[str, Timing]]:
-    """Times an evaluation as a whole, laying out its batches included, once its scorer is compiled."""
+    """Times a whole evaluation, with the layout of its batches, after its scorer is compiled."""
 
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         config, dataset = case.config(), case.data(bench)
@@ -148,7 +158,8 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
         model = build_model(config.model, num_items=num_items)
         ranked = ranking.compile_ranking(scorers.of_model(model), task)
         params = model.init(jax.random.key(0))
-        compiling = _seconds(lambda: ranked(params))
+        with compilation.watch() as programs:
+            first = _seconds(lambda: ranked(params))
         laid_out = [_seconds(lay_out) for _ in range(bench.repeats)]
         seconds = [_seconds(lambda: ranked(params)) for _ in range(bench.repeats)]
         whole = [a + b for a, b in zip(laid_out, seconds, strict=True)]
@@ -158,25 +169,25 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
             "seconds": over(whole),
             "of which ranking, s": over(seconds),
             "peak memory GB": exactly(hardware.peak_memory() / 1e9),
-            "compile s": exactly(max(compiling - statistics.median(seconds), 0.0)),
+            "compile s": _compile_time(first, seconds, programs),
         }
 
     return measured
 
 
 def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench], dict[str, Timing]]:
-    """Compares the step time at a case's catalogue with that at a small one, the batches otherwise alike."""
+    """Compares the step time with a case's catalogue to that with a small one; the batches are alike."""
 
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         large = training_speed(case, bench)
         base = training_speed(case._replace(data=small, name=f"{case.name}_small"), bench)
-        (middle, low, high), small_step = large["ms/step"], base["ms/step"]
+        steps, small_steps = large["ms/step"], base["ms/step"]
         return {
             "step time, large over small": Timing(
-                middle / small_step.median, low / small_step.high, high / small_step.low
+                steps.median / small_steps.median, steps.low / small_steps.high, steps.high / small_steps.low
             ),
-            "ms/step, large": large["ms/step"],
-            "ms/step, small": small_step,
+            "ms/step, large": steps,
+            "ms/step, small": small_steps,
             "peak memory GB, large": large["peak memory GB"],
         }
 
@@ -184,7 +195,7 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
 
 
 def _occupancy(config: Config, dataset: Dataset) -> Occupancy:
-    """What an epoch's batches hold: their real positions, and all that are computed."""
+    """The real positions in an epoch's batches, and all positions that are computed."""
     reading = windows.of_config(dataset.log, splits.split(dataset.log, config.data).valid, config)
     model = build_model(config.model, num_items=dataset.info.num_items)
     strata = pipeline.stratify(reading, config=config, packed=model.packs)

@@ -1,4 +1,4 @@
-"""Logs of a known shape, made in memory, for measurements that no real log has the shape of."""
+"""Logs made in memory, for measurements that need a shape that no real log has."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from sine_jax.types import SKIPPED, WATCHED, EventLog
 def alternating(
     *, num_users: int, num_watched: int, num_items: int, num_shown: int | None = None, seed: int = 0
 ) -> Dataset:
-    """Every user skips one item and watches the next, so many times, each item as likely as any other.
+    """Every user skips an item and watches the next, again and again; all items are equally likely.
 
-    The last two watched items are held out, and the one before them has no successor to learn: a training window is
-    `num_watched - 3` positions long.
+    The last two watched items are held out, and the one before them has no successor to learn. So a training window
+    is `num_watched - 3` positions long.
 
     Args:
       num_users: U.
-      num_watched: exposures that each user watched; as many were skipped.
+      num_watched: how many exposures each user watched; the user skipped as many.
       num_items: N.
-      num_shown: how many of them are ever shown; all by default.
+      num_shown: how many items are ever shown; all by default.
       seed: of the items.
     """
     size = 2 * num_users * num_watched

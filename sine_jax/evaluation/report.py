@@ -77,7 +77,6 @@ def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.P
       Both paths.
     """
     stem = Path(folder) / f"{evaluation.part}_{evaluation.task.protocol.name}"
-    stem.parent.mkdir(parents=True, exist_ok=True)
     frame = pl.DataFrame(
         {
             "user": evaluation.user_ids.gather(evaluation.task.population.users),
@@ -89,15 +88,10 @@ def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.P
         }
     )
     paths = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
-    parts = [path.with_name(path.name + ".part") for path in paths]
-    try:
-        parts[0].write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        frame.write_parquet(parts[1])
-        for part, path in reversed(list(zip(parts, paths, strict=True))):  # who finds the summary finds both
-            part.replace(path)
-    finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+    # The summary is put in its place last: who finds it finds both.
+    with workdir.whole(paths[0]) as text, workdir.whole(paths[1]) as columns:
+        text.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        frame.write_parquet(columns)
     return paths
 
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from sine_jax import config as configs
@@ -43,7 +42,14 @@ class Row(NamedTuple):
 
 
 def run_suite(
-    methods: Sequence[Method], data: str, folder: Path, *, seeds: Sequence[int], trials: int, say: Say
+    methods: Sequence[Method],
+    data: str,
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    trials: int,
+    say: Say,
+    after_run: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Runs what has not been run yet, and gathers the table.
 
@@ -54,6 +60,7 @@ def run_suite(
       seeds: of the runs of each method.
       trials: configurations that the search tries for each method; 0 takes each as it is.
       say: told of every run that begins.
+      after_run: called after each, to forget what it compiled.
     """
     fingerprint = datasets.load(data).info.fingerprint
     rows = counting_rows(data, folder, methods[0].config, fingerprint=fingerprint)
@@ -62,7 +69,16 @@ def run_suite(
         for method in methods:
             if method.name not in taken:
                 taken[method.name] = (
-                    search(method, data, folder, trials=trials, seed=seeds[0], fingerprint=fingerprint, say=say)
+                    search(
+                        method,
+                        data,
+                        folder,
+                        trials=trials,
+                        seed=seeds[0],
+                        fingerprint=fingerprint,
+                        say=say,
+                        after_run=after_run,
+                    )
                     if trials
                     else method.config
                 )
@@ -70,10 +86,21 @@ def run_suite(
             if not (target / workdir.EVALUATION / _TEST).exists():
                 say(f"{method.name}, seed {seed}")
                 _train(configs.replace(taken[method.name], {"train.seed": seed}), data, target)
+                after_run()
     return rows + [gathered(method.name, taken[method.name], folder, fingerprint=fingerprint) for method in methods]
 
 
-def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, fingerprint: str, say: Say) -> Config:
+def search(
+    method: Method,
+    data: str,
+    folder: Path,
+    *,
+    trials: int,
+    seed: int,
+    fingerprint: str,
+    say: Say,
+    after_run: Callable[[], None] = lambda: None,
+) -> Config:
     """Random search by the validation metric: every method gets the same draws of the same options.
 
     The first trial is the method as it is. What a method is about (`Method.fixed`) is never drawn. A trial that
@@ -88,7 +115,7 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
     if kept["of"] != of:
         held, now = _options(kept["of"]), _options(of)
         changed = ", ".join(f"{k} was {held.get(k, 'not kept')}, now {now[k]}" for k in now if held.get(k) != now[k])
-        raise ValueError(f"{file} holds another search: {changed}; {_REMEDY}")
+        raise ValueError(f"{file}: holds another search: {changed}; {_REMEDY}")
     found: list[dict[str, Any]] = kept["trials"]
     for number in range(len(found), trials):
         options = {name: value for name, value in draw(number, seed=seed).items() if name not in method.fixed}
@@ -100,10 +127,9 @@ def search(method: Method, data: str, folder: Path, *, trials: int, seed: int, f
             if not number:  # the method as it is
                 raise
             best = None
-        jax.clear_caches()
+        after_run()
         found.append({"options": options, "valid": best})
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"of": of, "trials": found}, indent=2) + "\n")
+        workdir.write_whole(file, json.dumps({"of": of, "trials": found}, indent=2) + "\n")
     chosen = max((trial for trial in found[:trials] if trial["valid"] is not None), key=lambda trial: trial["valid"])
     return configs.replace(method.config, chosen["options"])
 
@@ -128,7 +154,7 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     asked = json.loads(json.dumps(dataclasses.asdict(config.data)))
     changed = [f"data.{k} was {v!r}, now {asked[k]!r}" for k, v in summary["data"].items() if asked.get(k, v) != v]
     if changed:
-        raise ValueError(f"{target} holds scorers of other targets: {', '.join(changed)}; {_REMEDY}")
+        raise ValueError(f"{target}: holds scorers of other targets: {', '.join(changed)}; {_REMEDY}")
     return [
         Row(name, {metric: [_number(means[metric]["mean"])] for metric in METRICS})
         for name, means in summary["scorers"].items()
@@ -148,7 +174,7 @@ def gathered(name: str, config: Config, folder: Path, *, fingerprint: str) -> Ro
         changed = configs.differences(held, configs.replace(config, {"train.seed": held.train.seed}))
         if changed:
             shown = ", ".join(f"{option} was {old}, now {new}" for option, (old, new) in changed.items())
-            raise ValueError(f"{target} holds another run: {shown}; {_REMEDY}")
+            raise ValueError(f"{target}: holds another run: {shown}; {_REMEDY}")
         (means,) = _summary(file.parent, fingerprint)["scorers"].values()
         for metric in METRICS:
             values[metric].append(_number(means[metric]["mean"]))
@@ -160,7 +186,7 @@ def _summary(folder: Path, fingerprint: str) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads((folder / _TEST).read_text())
     if summary["fingerprint"] != fingerprint:
         raise ValueError(
-            f"{folder} holds results on another data set: its fingerprint was {summary['fingerprint']}, "
+            f"{folder}: holds results on another data set: its fingerprint was {summary['fingerprint']}, "
             f"now {fingerprint}; {_REMEDY}"
         )
     return summary
@@ -214,4 +240,3 @@ def _train(config: Config, data: str, target: Path) -> None:
     run.train(data, str(target), config=config)
     found = run.evaluate(str(target), data=data, simple=False)
     report.write(found, report.summarise(found), target / workdir.EVALUATION)
-    jax.clear_caches()  # what was compiled for one run is of no use to the next, and some tens of them fill the memory

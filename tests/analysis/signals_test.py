@@ -10,10 +10,12 @@ from sine_jax.types import EventLog
 
 def log_of(*users, times=None):
     """A log of users, each a list of (item, feedback)."""
-    rows = [row for user in users for row in user]
-    items, feedback = (np.array([row[i] for row in rows], dtype) for i, dtype in ((0, np.int32), (1, np.int8)))
-    unknown = np.full(len(rows), -1, np.int32)
-    stamps = np.full(len(rows), -1, np.int64) if times is None else np.array(times, np.int64)
+    exposures = [exposure for user in users for exposure in user]
+    items, feedback = (
+        np.array([exposure[i] for exposure in exposures], dtype) for i, dtype in ((0, np.int32), (1, np.int8))
+    )
+    unknown = np.full(len(exposures), -1, np.int32)
+    stamps = np.full(len(exposures), -1, np.int64) if times is None else np.array(times, np.int64)
     offsets = np.concatenate([[0], np.cumsum([len(user) for user in users])])
     return EventLog(items, feedback, stamps, unknown, unknown, offsets)
 
@@ -29,8 +31,8 @@ def feedback(text, item=1):
 def test_runs_end_with_a_watch_a_dislike_and_the_user():
     log = log_of(feedback("SSWS"), feedback("SSSDSS"), feedback("W"), feedback("S"))
     found = signals.runs(log, owners(log))
-    assert found["number"][:4] == [2, 2, 1, 0]  # lengths 2 1 | 3 2 | | 1
-    assert found["mean"] == pytest.approx((2 + 1 + 3 + 2 + 1) / 5)
+    assert found.number[:4] == [2, 2, 1, 0]  # lengths 2 1 | 3 2 | | 1
+    assert found.mean == pytest.approx((2 + 1 + 3 + 2 + 1) / 5)
 
 
 def test_expected_runs_are_those_of_independent_skips():
@@ -39,7 +41,7 @@ def test_expected_runs_are_those_of_independent_skips():
         log = log_of(*[[(1, int(watched)) for watched in rng.random(exposures) < 0.4] for _ in range(users)])
         found = signals.runs(log, owners(log))
         for length in range(1, 6):
-            assert found["number"][length - 1] == pytest.approx(found["expected by chance"][length - 1], rel=0.15)
+            assert found.number[length - 1] == pytest.approx(found.expected[length - 1], rel=0.15)
 
 
 def test_expected_runs_are_the_mean_over_all_orders():
@@ -48,13 +50,13 @@ def test_expected_runs_are_the_mean_over_all_orders():
     for length in (1, 2, 3):
         counted = [[len(run) for run in order.split("W")].count(length) for order in orders]
         expected = np.mean(counted) + (length == 2)
-        assert signals.runs(log, owners(log))["expected by chance"][length - 1] == pytest.approx(expected)
+        assert signals.runs(log, owners(log)).expected[length - 1] == pytest.approx(expected)
 
 
 def test_patterns_count_what_follows_them_within_a_user_and_never_a_dislike():
     log = log_of(feedback("SSW"), feedback("SWDWW"))
     patterns, _ = signals.order(log, owners(log), seed=0)
-    found = {row["pattern"]: (row["exposures"], row["watch rate"]) for row in patterns}
+    found = {each.pattern: (each.exposures, each.watch_rate) for each in patterns}
     assert found["S"] == (3, pytest.approx(2 / 3))  # S-S, S-W | S-W
     assert found["W"] == (1, 1.0)  # | W-W; what stands next to the dislike does not count
     assert found["SS"] == (1, 1.0)
@@ -72,27 +74,27 @@ def test_who_it_is_tells_much_and_order_nothing_where_users_differ_and_order_is_
     users = [[(1, int(watched)) for watched in rng.random(40) < (0.1 if user % 2 else 0.9)] for user in range(400)]
     log = log_of(*users)
     _, bits = signals.order(log, owners(log), seed=0)
-    assert bits[0]["bits"] > 0.2
-    assert abs(bits[0]["bits of the order"]) < 0.01
-    assert bits[-1]["bits"] > bits[0]["bits"]
+    assert bits[0].bits > 0.2
+    assert abs(bits[0].order_bits) < 0.01
+    assert bits[-1].bits > bits[0].bits
 
 
 def test_order_tells_where_feedback_comes_in_turns():
     log = log_of(*[feedback("SWSWSWSWSW")] * 20)
     _, bits = signals.order(log, owners(log), seed=0)
-    assert bits[0]["bits"] == pytest.approx(1.0, abs=0.02)
-    assert bits[0]["bits of the order"] > 0.9
+    assert bits[0].bits == pytest.approx(1.0, abs=0.02)
+    assert bits[0].order_bits > 0.9
 
 
 def test_skips_of_similar_items_are_found_in_other_users_and_before():
     # Users of both halves watch 1 and 2 together: similar. User 8 skips 1, then 2; user 9 skips 2 alone.
     together = [[(1, 1), (2, 1)]] * 8
     log = log_of(*together, [(1, 0), (2, 0)], [(2, 0), (1, 1)])
-    found = {row["before"]: row for row in signals.similar_items(log, owners(log), num_items=4, seed=0)}
-    assert found["similar items skipped before, none watched"]["exposures"] == 2
-    assert found["similar items skipped before, none watched"]["skip rate"] == 0.5
-    assert found["similar items watched before, none skipped"]["exposures"] == 8
-    assert found["neither"]["exposures"] == len(log.items) - 10
+    found = signals.similar_items(log, owners(log), num_items=4, seed=0)
+    assert found.skipped.exposures == 2
+    assert found.skipped.skip_rate == 0.5
+    assert found.watched.exposures == 8
+    assert found.neither.exposures == len(log.items) - 10
 
 
 def _tasteful(strength: float) -> EventLog:
@@ -111,10 +113,8 @@ def _tasteful(strength: float) -> EventLog:
 def test_lifts_over_chance_are_1_without_taste_and_not_with_it():
     for strength in (0.0, 1.5):
         log = _tasteful(strength)
-        rows = signals.similar_items(log, owners(log), num_items=60, seed=0)
-        found = {row["before"]: row["lift over chance"] for row in rows}
-        after_skips = found["similar items skipped before, none watched"]
-        after_watches = found["similar items watched before, none skipped"]
+        found = signals.similar_items(log, owners(log), num_items=60, seed=0)
+        after_skips, after_watches = found.skipped.lift_over_chance, found.watched.lift_over_chance
         if strength:
             assert after_skips > 1.08 and after_watches < 0.92
         else:
@@ -125,10 +125,10 @@ def test_passive_pairs_are_shares_of_positives_skips_and_candidates():
     log = log_of([(1, 1), (2, 1), (3, 0), (4, 1), (5, 0), (6, 0), (7, 1), (8, 0)])
     split = splits.last_positive(log, after_target=True).test
     found = signals.passive_pairs(log, owners(log), split)
-    assert found["positives right after a skip"] == 2 / 4
-    assert found["skips right before a positive"] == 2 / 4
-    assert found["targets right after a skip"] == 1
-    assert (found["candidates"], found["candidates right before their target"]) == (3, 1 / 3)
+    assert found.positives_after_skip == 2 / 4
+    assert found.skips_before_positive == 2 / 4
+    assert found.targets_after_skip == 1
+    assert (found.candidates, found.candidates_before_target) == (3, 1 / 3)
 
 
 def test_leaks_are_counted_by_place_and_by_clock():
@@ -136,10 +136,10 @@ def test_leaks_are_counted_by_place_and_by_clock():
     log = log_of(early, early, times=[1, 2, 3, 4, 101, 102, 103, 104])
     split = splits.last_positive(log, after_target=True).test
     found = signals.leakage(log, split)
-    assert found["targets that their own training part holds"] == 0
-    assert found["target items that training never shows"] == 1
+    assert found.targets_in_training == 0
+    assert found.unseen_target_items == 1
     # Item 4 of the first user is ranked at 4, and training goes on at 101 and 102.
-    assert found["targets with later training exposures of other users"] == 1 / 2
-    assert found["share of training exposures after the mean target"] == (2 + 0) / 2 / 4
+    assert found.targets_before_training_of_others == 1 / 2
+    assert found.training_after_target == (2 + 0) / 2 / 4
     leaking = split._replace(train_end=log.offsets[1:])
-    assert signals.leakage(log, leaking)["targets that their own training part holds"] == 2
+    assert signals.leakage(log, leaking).targets_in_training == 2

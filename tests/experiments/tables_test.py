@@ -107,7 +107,7 @@ def test_the_search_takes_the_best_trial_by_validation_and_goes_on_where_it_was(
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"seed": 2}, "sasrec.json holds another search: seed was 2, now 1; choose another --out"),
+        ({"seed": 2}, "sasrec.json: holds another search: seed was 2, now 1; choose another --out"),
         ({"fingerprint": "g"}, "another search: fingerprint was g, now f; choose"),
         ({"config": {}}, "another search: .*config.model.dim was not kept, now 4, .*; choose"),
     ],

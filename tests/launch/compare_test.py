@@ -98,9 +98,10 @@ def test_a_table_and_a_file_tell_the_comparison(runs, tmp_path):
 def test_a_mistake_is_one_line_with_its_remedy(runs):
     assert (
         compared(runs, "a-1", fails=True)
-        == "-c: error: name at least two: RUN RUN ..., each a run's folder or RUN:SCORER\n"
+        == "-c: error: a-1: at least two are compared; name RUN RUN ..., each a run's folder or RUN:SCORER\n"
     )
-    (line,) = compared(runs, "a-1", "other", fails=True).splitlines()
+    begun, line = compared(runs, "a-1", "other", fails=True).splitlines()
+    assert begun == "-c: loading JAX and the library"
     assert line.endswith(
         "other cannot be compared with a-1: its data.candidates is before_target, but released there; "
         "evaluate both on the same data set with the same options"
