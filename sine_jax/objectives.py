@@ -12,6 +12,7 @@ import optax
 
 from sine_jax import losses
 from sine_jax.config import TERMS, Config, differences, is_used, parse_weight
+from sine_jax.layers.scoring import Chunk, over_catalogue
 from sine_jax.losses import Mean
 from sine_jax.model import Model, Read, active_relation, embed
 from sine_jax.types import PAD, Array, Params, TrainBatch
@@ -210,24 +211,16 @@ def _full_softmax(scored: Scored) -> Mean:
 
     The catalogue is scored in chunks, again in the backward pass: scores of all of it are never held at once.
     """
-    batch, num_items, positive_scores = scored.batch, scored.model.num_items, scored.positive_scores[..., 0]
-    size = min(CHUNK, num_items)
-    rows = jnp.arange(len(batch.users))[:, None]
+    batch, positive_scores = scored.batch, scored.positive_scores[..., 0]
     # The first item of a window is no position's target.
     own = jnp.concatenate([batch.positives, jnp.where(batch.watched, batch.items, PAD)], axis=1)
 
-    @jax.checkpoint
-    def add(total: Array, chunk: Array) -> tuple[Array, None]:
-        items = 1 + chunk * size + jnp.arange(size)
-        scores = scored.model.score_items(scored.params, scored.read, jnp.minimum(items, num_items))  # [B, T, C]
-        place = own - 1 - chunk * size
-        outside = jnp.where(place < 0, size, place)  # a negative index would count from the end
-        allowed = jnp.broadcast_to((items <= num_items)[None], (len(batch.users), size))
-        allowed = allowed.at[rows, outside].set(False, mode="drop")
-        part = jax.nn.logsumexp(jnp.where(allowed[:, None], scores, -jnp.inf), axis=-1)
-        return jnp.logaddexp(total, part), None
+    def add(total: Array, chunk: Chunk) -> Array:
+        scores = scored.model.score_items(scored.params, scored.read, chunk.items)  # [B, T, C]
+        part = jax.nn.logsumexp(jnp.where(chunk.without(own)[:, None], scores, -jnp.inf), axis=-1)
+        return jnp.logaddexp(total, part)
 
-    total, _ = jax.lax.scan(add, positive_scores, jnp.arange(-(-num_items // size)))
+    total = over_catalogue(add, positive_scores, num_items=scored.model.num_items, size=CHUNK, recompute=True)
     return losses.masked(total - positive_scores, where=batch.has_target)
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax.evaluation.scorers import Scorer
+from sine_jax.layers.scoring import Chunk, over_catalogue
 from sine_jax.types import Array, EvalBatch
 
 CHUNK = 8192  # items of the catalogue scored at once
@@ -41,41 +42,34 @@ def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings
       A function of the scorer's parameters and a batch whose candidates are all that its users were shown: first the
       target, then the skips around it. It holds no more scores at once than a chunk's.
     """
-    size = min(CHUNK, num_items)
-    chunks = jnp.arange(-(-num_items // size))
 
     def ranked(params: Any, batch: EvalBatch) -> Standings:
         state = scorer.encode(params, batch.users, batch.histories)
-        rows, shape = jnp.arange(len(batch.users))[:, None], batch.candidates.shape
+        shape = batch.candidates.shape
         shown = batch.labels | batch.skipped
 
-        def score(chunk: Array) -> tuple[Array, Array]:
-            items = 1 + chunk * size + jnp.arange(size)
-            return items, scorer.score_items(params, state, jnp.minimum(items, num_items))
+        def score(chunk: Chunk) -> Array:
+            return scorer.score_items(params, state, chunk.items)
 
-        def find(found: Array, chunk: Array) -> tuple[Array, None]:
+        def find(found: Array, chunk: Chunk) -> Array:
             # Candidates are scored by the very computation that scores their rivals, so that equal stays equal.
-            _, scores = score(chunk)
-            place = batch.candidates - 1 - chunk * size
-            value = jnp.take_along_axis(scores, jnp.clip(place, 0, size - 1), axis=1)
-            return jnp.where((place >= 0) & (place < size), value, found), None
+            scores, places = score(chunk), chunk.places(batch.candidates)
+            size = len(chunk.items)
+            value = jnp.take_along_axis(scores, jnp.clip(places, 0, size - 1), axis=1)
+            return jnp.where((places >= 0) & (places < size), value, found)
 
-        def compare(carry: tuple[Counts, Array], chunk: Array) -> tuple[tuple[Counts, Array], None]:
+        def compare(carry: tuple[Counts, Array], chunk: Chunk) -> tuple[Counts, Array]:
             counts, nan = carry
-            items, scores = score(chunk)
-            place = batch.candidates - 1 - chunk * size
-            outside = jnp.where(place < 0, size, place)  # a negative index would count from the end
-            allowed = jnp.broadcast_to((items <= num_items)[None, :], scores.shape)
-            allowed = allowed.at[rows, outside].set(False, mode="drop")
+            scores, allowed = score(chunk), chunk.without(batch.candidates)
             bad = jnp.sum(allowed & jnp.isnan(scores), axis=1)
-            return (_count(counts, ours, scores, where=allowed, columns=columns), nan + bad), None
+            return _count(counts, ours, scores, where=allowed, columns=columns), nan + bad
 
         columns = jnp.max(jnp.sum(shown, axis=1))
         nothing = Counts(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape[0], jnp.int32))
-        ours, _ = jax.lax.scan(find, jnp.zeros(shape), chunks)
+        ours = over_catalogue(find, jnp.zeros(shape), num_items=num_items, size=CHUNK)
         among = _count(nothing, ours, ours, where=shown, columns=columns)
         nan = jnp.sum(shown & jnp.isnan(ours), axis=1)
-        (unseen, nan), _ = jax.lax.scan(compare, (nothing, nan), chunks)
+        unseen, nan = over_catalogue(compare, (nothing, nan), num_items=num_items, size=CHUNK)
         return Standings(unseen, among._replace(equal=among.equal - shown, number=among.number - 1), nan)
 
     return ranked

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from sine_jax.types import Array
+
+Carry = TypeVar("Carry")
 
 
 class UserState(NamedTuple):
@@ -54,3 +57,48 @@ def score(state: UserState, items: Array) -> Array:
         chosen = jnp.einsum(product, state.keys, items, preferred_element_type=jnp.float32) + state.logits[..., None]
         scores = jnp.sum(jax.nn.softmax(chosen, axis=-2) * scores, axis=-2)
     return scores
+
+
+class Chunk(NamedTuple):
+    """Some items of the catalogue, one after another."""
+
+    first: Array  # [] int32, the first of them
+    items: Array  # [C] int32, the items to score; the last item of the catalogue again where there are no more
+    exists: Array  # [C] bool, False where it is there again
+
+    def places(self, items: Array) -> Array:
+        """Where items [...] stand in the chunk; below 0, or C and above, where they are of another chunk."""
+        return items - self.first
+
+    def without(self, items: Array) -> Array:
+        """Which items of the chunk are none of a row's own: [B, C] bool for items [B, X]."""
+        places, size = self.places(items), len(self.items)
+        outside = jnp.where(places < 0, size, places)  # a negative index would count from the end
+        rows = jnp.arange(len(items))[:, None]
+        return jnp.broadcast_to(self.exists[None], (len(items), size)).at[rows, outside].set(False, mode="drop")
+
+
+def over_catalogue(
+    step: Callable[[Carry, Chunk], Carry], carry: Carry, *, num_items: int, size: int, recompute: bool = False
+) -> Carry:
+    """Goes through the catalogue chunk by chunk, so that scores of all of it are never held at once.
+
+    Args:
+      step: what one chunk makes of the carry.
+      carry: before the first chunk.
+      num_items: N.
+      size: C, items of a chunk.
+      recompute: whether the backward pass computes each chunk again, rather than hold what it needs of all of them.
+
+    Returns:
+      The carry after the last chunk.
+    """
+    size = min(size, num_items)
+
+    def body(carry: Carry, index: Array) -> tuple[Carry, None]:
+        first = 1 + index * size
+        items = first + jnp.arange(size)
+        return step(carry, Chunk(first, jnp.minimum(items, num_items), items <= num_items)), None
+
+    carry, _ = jax.lax.scan(jax.checkpoint(body) if recompute else body, carry, jnp.arange(-(-num_items // size)))
+    return carry
