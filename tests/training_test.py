@@ -125,7 +125,8 @@ def test_the_gradient_of_packed_rows_is_that_of_a_row_for_each_user(name):
         batches = pipeline.host_batches(feed, users, 0)
         assert packed == any(batch.segments is not None for batch in batches)
         params = model.init(jax.random.key(0), config, NUM_ITEMS)
-        gradient = jax.jit(jax.value_and_grad(functools.partial(model.objective, key=None, config=config), has_aux=True))
+        loss = functools.partial(model.objective, key=None, config=config)
+        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
         found.append(gradient(params, batches))
     packed, alone = found
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=1e-6), packed, alone)
