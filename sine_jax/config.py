@@ -142,6 +142,13 @@ class ModelConfig:
     )
     norm_eps: float = _option(1e-8, "Epsilon of every layer norm.", above=0)
     dtype: str = _option("float32", "Type of the computation; parameters stay float32.", ("float32", "bfloat16"))
+    attention: str = _option(
+        "auto",
+        "How attention without dropout is computed in bfloat16: by the fused kernel of an NVIDIA GPU, where it runs "
+        "and agrees with plain attention (auto); always by matrix products (blocks); always by that kernel (fused), "
+        "and no training where it does not work.",
+        ("auto", "blocks", "fused"),
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot work, as ValueError."""
@@ -150,6 +157,14 @@ class ModelConfig:
             (
                 self.dim % self.num_heads != 0,
                 f"model.num_heads={self.num_heads} does not divide model.dim={self.dim}; choose a divisor",
+            ),
+            (
+                self.attention == "fused" and self.dtype != "bfloat16",
+                f"model.attention=fused does not fit model.dtype={self.dtype}; use bfloat16, or auto",
+            ),
+            (
+                self.attention == "fused" and not self.mask_padding,
+                "model.attention=fused does not fit model.mask_padding=False; set it to true, or use auto",
             ),
             (
                 self.item_bias_init != "zeros" and not self.item_bias,

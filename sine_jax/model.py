@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sine_jax import network
+from sine_jax import network, parallel
 from sine_jax.config import ModelConfig
+from sine_jax.layers.forms import FORMS, Forms, forms_for
 from sine_jax.layers.interests import relation_to_interests
 from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
@@ -35,8 +36,8 @@ class Read(NamedTuple):
 class Model(NamedTuple):
     """A network of one configuration and catalogue, as pure functions; of `build_model`.
 
-    Any of them may be jitted, mapped and differentiated (on a CPU in reverse mode). The model is hashable, and equal
-    for equal arguments of `build_model`, so it may be a static argument of `jax.jit`.
+    Any of them may be jitted, mapped and differentiated (as a CPU computes it, in reverse mode). The model is hashable,
+    and the same for the same arguments of `build_model`, so it may be a static argument of `jax.jit`.
 
     Attributes:
       init: key -> params; a tree of float32 arrays.
@@ -65,28 +66,40 @@ class Model(NamedTuple):
     packs: bool
 
 
-@functools.cache
-def build_model(config: ModelConfig, *, num_items: int) -> Model:
-    """The functions of a network.
+def build_model(config: ModelConfig, *, num_items: int, platform: str | None = None) -> Model:
+    """The functions of a network, computed in the form that is best on a platform.
+
+    On `cuda` attention in bfloat16 uses a fused kernel, which can only be traced where cuDNN is installed. Use
+    `model.attention=blocks` elsewhere. `run.settle_attention` finds out whether the kernel works on these devices.
 
     Args:
       config: `config.model`.
       num_items: N, items 1..N of the catalogue.
+      platform: that the functions are to be lowered for, `cpu`, `cuda` or `tpu`; None for the devices that are there.
 
     Raises:
-      ValueError: there is no such network, or the configuration asks of it what it does not do.
+      ValueError: there is no such network or platform, or the configuration asks of it what it does not do.
     """
+    if platform is not None and platform not in FORMS:
+        raise ValueError(f"platform={platform}: no such platform; choose one of {', '.join(FORMS)}")
+    return _build(config, num_items, forms_for(platform or parallel.platform(), config.attention))
+
+
+@functools.cache
+def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
     kind = network.find(config.name)
     _refuse(config, kind)
 
     def of(params: Params) -> Network:
         """The module over the tables that there are: a step may look at a part of the catalogue (`sparse`)."""
-        return kind(config, params["item_embedding"].shape[0] - 1)
+        return kind(config, params["item_embedding"].shape[0] - 1, forms)
 
     def init(key: Array) -> Params:
         nothing = jnp.zeros((1, config.max_len), jnp.int32)
         histories = Histories(nothing, nothing != PAD, nothing if config.read_times else None)
-        params: dict[str, Any] = dict(kind(config, num_items).init(key, histories, method="everything")["params"])
+        params: dict[str, Any] = dict(
+            kind(config, num_items, forms).init(key, histories, method="everything")["params"]
+        )
         if config.item_bias:
             params["item_bias"] = jnp.zeros(num_items + 1)
         if config.user_bias:

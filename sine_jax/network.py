@@ -19,8 +19,10 @@ import jax.numpy as jnp
 
 from sine_jax.config import ModelConfig
 from sine_jax.layers import scoring
+from sine_jax.layers.attention import Block
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.dropout import Dropout
+from sine_jax.layers.forms import Forms
 from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
 from sine_jax.types import PAD, Array, Histories
@@ -51,6 +53,7 @@ class Network(nn.Module):
     Attributes:
       config: the choices.
       num_items: N.
+      forms: in which it is computed.
       reads_skips: whether the network makes no sense without skips in what it reads.
       reads_times: whether it makes use of times in what it reads.
       pads_with_zeros: whether padding may be left unmasked (`model.mask_padding=false`), as in the released model.
@@ -61,6 +64,7 @@ class Network(nn.Module):
 
     config: ModelConfig
     num_items: int
+    forms: Forms = Forms()
     reads_skips: ClassVar[bool] = False
     reads_times: ClassVar[bool] = False
     pads_with_zeros: ClassVar[bool] = False
@@ -121,6 +125,23 @@ class Network(nn.Module):
             polarity = self.param("polarity_embedding", xavier_normal, (2, config.dim))
             x = x + polarity[histories.watched.astype(jnp.int32)]
         return Dropout(config.dropout)(x.astype(config.dtype), deterministic=deterministic) * valid[..., None]
+
+    def block(self, name: str, *, bias_init: nn.initializers.Initializer = nn.initializers.zeros) -> Block:
+        """An attention block with the choices of the configuration; to be called once a name, in `__call__`.
+
+        Args:
+          name: of its parameters.
+          bias_init: initialiser of its feed-forward biases.
+        """
+        return Block(
+            num_heads=self.config.num_heads,
+            dropout=self.config.dropout,
+            norm_eps=self.config.norm_eps,
+            bias_init=bias_init,
+            dtype=jnp.dtype(self.config.dtype),
+            forms=self.forms,
+            name=name,
+        )
 
     def visible(self, histories: Histories) -> Array:
         """[B, T, T] True where a position may look at another: itself and the same user's before, not at padding."""

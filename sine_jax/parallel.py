@@ -39,6 +39,11 @@ def backend() -> str:
     return jax.default_backend()
 
 
+def platform() -> str:
+    """What programs for the devices are lowered for: cpu, cuda or tpu."""
+    return {"gpu": "cuda"}.get(backend(), backend())
+
+
 def peak_memory() -> int | None:
     """The most bytes that any device of this process had in use so far; None where devices do not say, as CPUs."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,9 +24,13 @@ from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
 from sine_jax.evaluation.ranking import Evaluation
+from sine_jax.layers import fused_attention
+from sine_jax.layers.forms import forms_for
 from sine_jax.model import Model, build_model
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Setup(NamedTuple):
@@ -49,7 +54,8 @@ class Restored(NamedTuple):
     @property
     def model(self) -> Model:
         """The functions that the parameters belong to."""
-        return build_model(self.config.model, num_items=self.about.data["num_items"])
+        config = settle_attention(self.config)
+        return build_model(config.model, num_items=self.about.data["num_items"])
 
 
 def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Progress:
@@ -96,9 +102,12 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     """Lays out the data and compiles nothing yet: functions compile at their first call, once.
 
     Raises:
-      ValueError: the data set has nothing to train on or to validate with.
+      ValueError: the data set has nothing to train on or to validate with, or `model.attention=fused` does not work.
     """
-    num_items = dataset.info.num_items
+    fault = _attention_fault(config)
+    if fault is not None and config.model.attention == "fused":
+        raise ValueError(f"model.attention=fused: the kernel does not work here ({fault}); use auto, or blocks")
+    num_items, config = dataset.info.num_items, settle_attention(config)
     model = build_model(config.model, num_items=num_items)
     split = splits.split(dataset.log, config.data).valid
     feed = pipeline.feed(dataset.log, split, config=config, num_items=num_items, packed=model.packs)
@@ -140,7 +149,7 @@ def restore(folder: str, *, checkpoint: str = "best") -> Restored:
     """
 
     def template(about: About) -> Params:
-        config = configs.from_dict(about.config)
+        config = configs.replace(configs.from_dict(about.config), {"model.attention": "blocks"})  # works anywhere
         model = build_model(config.model, num_items=about.data["num_items"])
         return jax.eval_shape(lambda: objectives.init(model.init(jax.random.key(0)), config=config))
 
@@ -232,7 +241,7 @@ def rank(
             raise ValueError(f"{option}={value}: no such choice; choose one of {', '.join(choices)}")
     found = ranking.evaluate(
         dataset.log,
-        config=config,
+        config=settle_attention(config) if models else config,
         num_items=dataset.info.num_items,
         part=split,
         protocol=protocols.PROTOCOLS[protocol],
@@ -240,6 +249,30 @@ def rank(
         simple=simple,
     )
     return found._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(dataset.path))
+
+
+def settle_attention(config: Config) -> Config:
+    """The configuration with `model.attention=blocks` where the fused kernel would be used and does not work here."""
+    fault = _attention_fault(config)
+    if fault is None:
+        return config
+    _LOGGER.warning("attention is computed by matrix products, because the fused kernel does not work here: %s", fault)
+    return configs.replace(config, {"model.attention": "blocks"})
+
+
+def _attention_fault(config: Config) -> str | None:
+    """Why the fused kernel does not work on these devices; None where it does, or where it would not be used.
+
+    The kernel runs here, so that nothing has to run while a model is traced. Two widths are tried: of two that are 2
+    apart, one is no multiple of the kernel's tiles.
+    """
+    model = config.model
+    heads, width, even = model.num_heads, model.dim // model.num_heads, max(model.max_len // 2 * 2, 2)
+    usable = model.attention == "fused" or fused_attention.takes(even, width, model.dtype)
+    if not (usable and forms_for(parallel.platform(), model.attention).fused_attention):
+        return None
+    faults = (fused_attention.fault(length, heads, width) for length in (even, max(even - 2, 2)))
+    return next(filter(None, faults), None)
 
 
 def identify(dataset: Dataset) -> dict[str, Any]:

@@ -51,6 +51,11 @@ BAD = [
 ]
 TOGETHER = [  # options that are fine one by one, and what the message has of them
     ({"model.num_heads": 3, "model.dim": 64}, ["model.num_heads=3", "model.dim=64"]),
+    ({"model.attention": "fused"}, ["model.attention=fused", "model.dtype=float32"]),
+    (
+        {"model.attention": "fused", "model.dtype": "bfloat16", "model.mask_padding": False},
+        ["model.attention=fused", "model.mask_padding=False"],
+    ),
     ({"model.item_bias_init": "counted"}, ["model.item_bias_init=counted", "model.item_bias=False"]),
     ({"model.user_bias": True}, ["model.user_bias=True", "model.read_skips=False"]),
     (
@@ -173,6 +178,12 @@ def test_names_of_older_checkpoints_are_read():
     old["data"] = {"split" if name == "split_by" else name: value for name, value in old["data"].items()}
     assert configs.from_dict(old) == configs.from_json(json.dumps(old)) == config
     assert configs.renamed(old) == dataclasses.asdict(config)
+
+
+def test_what_was_written_before_an_option_was_there_has_its_default():
+    old = dataclasses.asdict(configs.Config())
+    del old["model"]["attention"]
+    assert configs.from_dict(old) == configs.from_json(json.dumps(old)) == configs.Config()
 
 
 @pytest.mark.parametrize("preset", presets.PRESETS.values())

@@ -104,6 +104,12 @@ def test_only_parallel_knows_devices():
     assert users == {str(PACKAGE / "parallel.py")}
 
 
+def test_what_networks_are_made_of_asks_no_device():
+    """The form of a computation is chosen before, by the platform: it may be lowered for one that is not here."""
+    for name in MODULES:
+        assert room_of(name) not in {"layers", "network", "networks"} or "parallel" not in ours(name), name
+
+
 def test_folders_that_are_no_public_namespace_have_a_sentence_alone_in_their_init():
     public = {PACKAGE / name / "__init__.py" for name in ("batches", "layers", "networks")}
     for path in set(PACKAGE.rglob("*/__init__.py")) - public:

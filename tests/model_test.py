@@ -1,15 +1,16 @@
 """Properties of the corrected model, each for the option that brings it, and of both in common."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import models as model
 import numpy as np
 import pytest
 
+from sine_jax import build_model, presets
 from sine_jax import config as configs
-from sine_jax import presets
 from sine_jax.layers import scoring
-from sine_jax.types import PAD, TrainBatch
+from sine_jax.types import PAD, Histories, TrainBatch
 
 N, T = 30, 8
 
@@ -277,3 +278,32 @@ def test_a_filler_row_changes_nothing(config, params):
     batch = batch_of([5, 3], config=config)
     filled = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[:1])]), batch)
     np.testing.assert_allclose(total(params, filled, None, config), total(params, batch, None, config), rtol=1e-5)
+
+
+def test_the_same_arguments_give_the_same_functions():
+    config = small().model
+    built = build_model(config, num_items=N)
+    assert build_model(config, num_items=N) is built
+    assert build_model(small().model, num_items=N, platform="cpu") is built, "the devices of the tests"
+    assert build_model(config, num_items=N, platform="cuda") is not built
+    assert build_model(config, num_items=N + 1) is not built
+    with pytest.raises(ValueError, match="platform=gpu: no such platform; choose one of cpu, cuda, tpu"):
+        build_model(config, num_items=N, platform="gpu")
+
+
+@pytest.mark.parametrize(("platform", "products"), [("cpu", 29), ("cuda", 21), ("tpu", 21)])
+def test_a_ranking_is_exported_in_the_form_of_a_platform_that_is_not_here(platform, products):
+    """Three blocks of queries on a CPU: in each layer four products more than for all queries at once."""
+    config = small(model__max_len=100, model__num_blocks=2).model
+    built = build_model(config, num_items=N, platform=platform)
+
+    @jax.jit
+    def ranked(params, histories):
+        scores = built.score_items(params, built.encode(params, histories), jnp.arange(1, N + 1))
+        return jax.lax.top_k(scores, 10)
+
+    histories = Histories(jnp.ones((4, 100), jnp.int32), jnp.ones((4, 100), bool))
+    params = jax.eval_shape(built.init, jax.random.key(0))
+    exported = jax.export.export(ranked, platforms=[platform])(params, histories)
+    assert [x.shape for x in exported.out_avals] == [(4, 10), (4, 10)]
+    assert exported.mlir_module().count("stablehlo.dot_general") == products

@@ -12,9 +12,10 @@ import pytest
 from logs import made
 
 from sine_jax import config as configs
-from sine_jax import presets, run, training, workdir
-from sine_jax.checkpoints import Progress
+from sine_jax import parallel, presets, run, training, workdir
+from sine_jax.checkpoints import About, Progress
 from sine_jax.data import datasets
+from sine_jax.layers import fused_attention
 
 SMALL = {
     "model.max_len": 6,
@@ -183,3 +184,43 @@ def test_a_workdir_without_a_checkpoint_protects_nothing(data, tmp_path):
     for seed in (1, 2):
         workdir.claim(tmp_path, configured(train__seed=seed), identity, command=["train"])
         assert workdir.read_config(tmp_path).train.seed == seed
+
+
+HALF = {"model__dtype": "bfloat16", "model__max_len": 65, "model__dim": 32, "model__num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("platform", "options", "faults", "attention"),
+    [
+        ("cuda", HALF, {64: None, 62: None}, "auto"),
+        ("cuda", HALF, {64: None, 62: "it disagrees"}, "blocks"),
+        ("cuda", HALF | {"model__attention": "fused"}, {64: None, 62: None}, "fused"),
+        ("cuda", HALF | {"model__attention": "blocks"}, {}, "blocks"),
+        ("cuda", HALF | {"model__dtype": "float32"}, {}, "auto"),
+        ("cuda", HALF | {"model__dim": 18}, {}, "auto"),
+        ("cpu", HALF, {}, "auto"),
+    ],
+)
+def test_attention_is_by_the_fused_kernel_where_that_works(monkeypatch, platform, options, faults, attention):
+    asked = {}
+
+    def fault(length, heads, width):
+        assert (heads, width) == (2, 16)
+        asked[length] = faults[length]
+        return asked[length]
+
+    monkeypatch.setattr(parallel, "platform", lambda: platform)
+    monkeypatch.setattr(fused_attention, "fault", fault)
+    config = configured(**options)
+    assert run.settle_attention(config) == configs.replace(config, {"model.attention": attention})
+    assert asked == faults
+
+
+def test_a_kernel_that_is_asked_for_and_does_not_work_is_refused(data):
+    config = configured(**HALF, model__attention="fused")
+    with pytest.raises(
+        ValueError, match="model.attention=fused: the kernel does not work here .*; use auto, or blocks"
+    ):
+        run.set_up(datasets.load(data), config=config)
+    trained = run.Restored({}, config, About(Progress(0, 0), {}, {"num_items": 60}, {}))
+    assert trained.model.config.attention == "blocks", "what was trained with it can be used anywhere"

@@ -13,6 +13,8 @@ from logs import NUM_ITEMS, configured, fed
 from sine_jax import build_model, optimizer, parallel, presets, training
 from sine_jax import config as configs
 from sine_jax.batches import negatives, pipeline
+from sine_jax.benchmark.devices import random_batch
+from sine_jax.layers import dense, fused_attention
 
 SMALL = {"model__dim": 4, "model__num_blocks": 1, "model__num_interests": 2, "train__num_widths": 2}
 
@@ -192,3 +194,45 @@ def test_each_device_has_dropout_masks_of_its_own(dropout):
         _, report = mapped(state, jax.tree.map(lambda x, n=devices: np.stack([x] * n), batches))
         losses.append(float(report["loss"][0]))
     assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) == (dropout == 0)
+
+
+def lowered(config, platform):
+    """A training step of full windows as a program for a platform, on this machine."""
+    built = build_model(config.model, num_items=NUM_ITEMS, platform=platform)
+    tx = optimizer.build(config.optimizer, num_steps=1)
+    state = jax.eval_shape(lambda: training.init_state(built.init(jax.random.key(0)), tx))
+    step = functools.partial(training.train_step, config=config, model=built, optimizer=tx)
+    batch = random_batch(config, num_items=NUM_ITEMS)
+    return jax.jit(step).trace(state, batch, 1).lower(lowering_platforms=(platform,)).as_text()
+
+
+# Two blocks of layers, three blocks of queries: 24 more products on a CPU, six to a block of queries.
+STEP = {"model__max_len": 100, "model__dim": 8, "train__batch_size": 16, "model__num_interests": 2}
+
+
+@pytest.mark.parametrize(("platform", "products"), [("cpu", 88), ("cuda", 64), ("tpu", 64)])
+def test_a_step_has_the_form_of_the_platform_that_it_is_lowered_for(platform, products):
+    text = lowered(configured(**STEP), platform)
+    assert text.count("dot_general") == products
+    chunks = dense.row_chunks(16 * 100)
+    assert chunks > 1
+    assert (f"tensor<{chunks}x{16 * 100 // chunks}x8xf32>" in text) == (platform == "cpu")  # of kernels' gradients
+
+
+@pytest.mark.parametrize(
+    ("platform", "attention", "calls"),
+    [("cpu", "auto", 0), ("cuda", "auto", 2), ("cuda", "blocks", 0), ("tpu", "fused", 2)],
+)
+def test_the_fused_kernel_is_in_the_step_of_a_gpu_unless_an_option_says_otherwise(
+    monkeypatch, platform, attention, calls
+):
+    shapes = []
+
+    def stand_in(q, k, v, where):
+        shapes.append(q.shape)
+        return q
+
+    monkeypatch.setattr(fused_attention, "_kernel", stand_in)
+    options = {"model__dtype": "bfloat16", "model__dropout": 0.0, "model__attention": attention}
+    lowered(configured(**STEP, **options), platform)
+    assert shapes.count((16, 100, 1, 8)) == calls

@@ -147,7 +147,7 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
     """Times a whole evaluation, with the layout of its batches, after its scorer is compiled."""
 
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
-        config, dataset = case.config(), case.data(bench)
+        config, dataset = run.settle_attention(case.config()), case.data(bench)
         num_items = dataset.info.num_items
         hardware.forget_peak_memory()
 

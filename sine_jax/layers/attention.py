@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax import parallel
 from sine_jax.layers import fused_attention
 from sine_jax.layers.dense import dense
 from sine_jax.layers.dropout import Dropout
+from sine_jax.layers.forms import Forms
 from sine_jax.types import Array
 
 
@@ -73,17 +73,18 @@ def pool(states: Array, logits: Array, *, where: Array) -> Array:
     return jnp.einsum("btj,bjd->btd", weights, states)
 
 
-def query_blocks(width: int, backend: str) -> list[tuple[int, int]]:
+def query_blocks(width: int, block: int | None) -> list[tuple[int, int]]:
     """Columns of queries [begin, end) that are computed together, each block with the keys up to its end alone.
 
     On a CPU blocks save nearly half of a wide window's products; an accelerator would rather have one large product.
+
+    Args:
+      width: T.
+      block: the most columns of a block; None for all in one.
     """
-    number = -(-width // _BLOCK) if backend == "cpu" else 1
+    number = 1 if block is None else -(-width // block)
     bounds = [width * i // number for i in range(number + 1)]
     return list(itertools.pairwise(bounds))
-
-
-_BLOCK = 48  # columns, measured
 
 
 class SelfAttention(nn.Module):
@@ -93,11 +94,13 @@ class SelfAttention(nn.Module):
       num_heads: heads; divides D.
       dropout: rate, on the probabilities and after the output map.
       dtype: of the computation; the softmax is in float32.
+      forms: in which it is computed.
     """
 
     num_heads: int
     dropout: float
     dtype: jnp.dtype
+    forms: Forms = Forms()
 
     @nn.compact
     def __call__(
@@ -126,17 +129,21 @@ class SelfAttention(nn.Module):
         dim = queries.shape[-1]
         heads = (self.num_heads, dim // self.num_heads)
 
+        def mapped(name: str) -> nn.Dense:
+            return dense(dim, self.dtype, name, chunked_gradients=self.forms.chunked_gradients, use_bias=False)
+
         def project(x: Array, name: str) -> Array:
-            x = dense(dim, self.dtype, name, use_bias=False)(x)
-            return x.reshape(*x.shape[:-1], *heads)
+            return mapped(name)(x).reshape(*x.shape[:-1], *heads)
 
         q, k, v = project(queries, "query"), project(keys, "key"), project(keys, "value")
         fusable = zero_keys is None and emphasis is None and (deterministic or self.dropout == 0)
-        if fusable and fused_attention.works(queries.shape[1], *heads, self.dtype):
+        if self.forms.fused_attention and fusable and fused_attention.takes(q.shape[1], q.shape[3], self.dtype):
             mixed = fused_attention.attend(q, k, v, where=where)
         else:
-            mixed = self._in_blocks(q, k, v, where, zero_keys, emphasis, deterministic=deterministic)
-        mixed = dense(dim, self.dtype, "output", use_bias=False)(mixed.reshape(queries.shape))
+            mixed = self._in_blocks(
+                q, k, v, where=where, zero_keys=zero_keys, emphasis=emphasis, deterministic=deterministic
+            )
+        mixed = mapped("output")(mixed.reshape(queries.shape))
         return Dropout(self.dropout)(mixed, deterministic=deterministic)
 
     def _in_blocks(
@@ -144,10 +151,10 @@ class SelfAttention(nn.Module):
         q: Array,
         k: Array,
         v: Array,
+        *,
         where: Array,
         zero_keys: Array | None,
         emphasis: Array | None,
-        *,
         deterministic: bool,
     ) -> Array:
         """What the queries [B, T, H, d] read, by `query_blocks`; [B, T, H, d]."""
@@ -167,7 +174,7 @@ class SelfAttention(nn.Module):
             read = jnp.einsum("bhqk,bhkd->bhqd", weights, v[:, :, :end], preferred_element_type=jnp.float32)
             return (read / total).astype(self.dtype)  # divided in float32: in bfloat16 gradients would suffer
 
-        bounds = query_blocks(q.shape[2], parallel.backend())
+        bounds = query_blocks(q.shape[2], self.forms.query_block)
         parts = jnp.split(q, [begin for begin, _ in bounds[1:]], axis=2)
         mixed = jnp.concatenate([attended(part, *bound) for part, bound in zip(parts, bounds, strict=True)], axis=2)
         return jnp.swapaxes(mixed, 1, 2)
@@ -182,6 +189,7 @@ class Block(nn.Module):
       norm_eps: epsilon of the layer norms.
       bias_init: initialiser of the feed-forward biases.
       dtype: of the computation.
+      forms: in which it is computed.
 
     References:
       Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781.
@@ -192,6 +200,7 @@ class Block(nn.Module):
     norm_eps: float
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
     dtype: jnp.dtype = jnp.dtype(jnp.float32)
+    forms: Forms = Forms()
 
     @nn.compact
     def __call__(
@@ -206,13 +215,15 @@ class Block(nn.Module):
     ) -> Array:
         """Maps states [B, T, D] to [B, T, D], zero where not `valid` [B, T]; the rest as in `SelfAttention`."""
         q = layer_norm(self.norm_eps, self.dtype, "attention_norm")(x)
-        attended = SelfAttention(self.num_heads, self.dropout, self.dtype, name="attention")(
-            q, x, where=where, zero_keys=zero_keys, emphasis=emphasis, deterministic=deterministic
+        attention = SelfAttention(
+            num_heads=self.num_heads, dropout=self.dropout, dtype=self.dtype, forms=self.forms, name="attention"
         )
+        attended = attention(q, x, where=where, zero_keys=zero_keys, emphasis=emphasis, deterministic=deterministic)
         z = layer_norm(self.norm_eps, self.dtype, "forward_norm")(q + attended)
 
         def forward(name: str) -> nn.Dense:
-            return dense(x.shape[-1], self.dtype, name, bias_init=self.bias_init)
+            chunked = self.forms.chunked_gradients
+            return dense(x.shape[-1], self.dtype, name, chunked_gradients=chunked, bias_init=self.bias_init)
 
         hidden = nn.relu(Dropout(self.dropout)(forward("forward_in")(z), deterministic=deterministic))
         out = Dropout(self.dropout)(forward("forward_out")(hidden), deterministic=deterministic)

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax import parallel
 from sine_jax.types import Array
 
 # Not truncated, as in PyTorch; Flax's own is.
@@ -22,18 +21,21 @@ def dense(
     dtype: jnp.dtype,
     name: str,
     *,
+    chunked_gradients: bool = False,
     use_bias: bool = True,
     bias_init: nn.initializers.Initializer = nn.initializers.zeros,
 ) -> nn.Dense:
     """A dense map by Xavier's initialiser.
 
-    On a CPU the kernel's gradient is a sum over chunks of rows: XLA takes nearly twice as long for one product whose
-    inner axis is the whole batch. There `jax.grad` and `jax.vjp` apply, also to their own results; `jax.jvp` does not.
+    The kernel's gradient may be a sum over chunks of rows: on a CPU, XLA takes nearly twice as long for one product
+    whose inner axis is the whole batch. Then `jax.grad` and `jax.vjp` apply, also to their own results; `jax.jvp` does
+    not.
 
     Args:
       features: F; a last axis of D is mapped to one of F.
       dtype: of the computation.
       name: of the parameters.
+      chunked_gradients: whether the kernel's gradient is such a sum.
       use_bias: whether a bias is added.
       bias_init: its initialiser.
     """
@@ -43,7 +45,7 @@ def dense(
         use_bias=use_bias,
         kernel_init=xavier_normal,
         bias_init=bias_init,
-        dot_general=_dot_general if parallel.backend() == "cpu" else None,
+        dot_general=_dot_general if chunked_gradients else None,
         name=name,
     )
 

@@ -1,24 +1,22 @@
-"""Attention by a GPU's own kernel (cuDNN), where it has one for the shape and the type at hand.
+"""Attention by a GPU's own kernel (cuDNN), for the shapes and the type that it takes.
 
-It never holds the scores of each head, which are most of what attention reads and writes. It takes no dropout, so that
-it serves evaluation, and training without dropout on the probabilities.
+It never holds the scores of each head, which are most of what attention reads and writes. It takes no dropout, so it
+serves evaluation, and training without dropout on the probabilities.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from sine_jax import parallel
 from sine_jax.types import Array
 
-_LOGGER = logging.getLogger(__name__)
 _ERROR = 0.05  # of bfloat16, relative to the size of what is read
+_WIDEST = 256  # d on a Hopper GPU; 128 on older ones, where `fault` tells
 
 
 def attend(queries: Array, keys: Array, values: Array, *, where: Array) -> Array:
@@ -45,25 +43,30 @@ def _seen(found: Array, where: Array) -> Array:
     return jnp.where(jnp.any(where, axis=-1)[..., None, None], found, jnp.zeros((), found.dtype))
 
 
+def takes(length: int, width: int, dtype: jnp.dtype | str) -> bool:
+    """Whether the kernel is made for windows of T, heads of width d and a type, in training as well."""
+    return jnp.dtype(dtype) == jnp.bfloat16 and length % 2 == 0 and width % 8 == 0 and width <= _WIDEST
+
+
 @functools.cache
-def works(length: int, heads: int, width: int, dtype: jnp.dtype) -> bool:
-    """Whether the kernel runs here for T, H, d and a type, and agrees with float32 attention; found out once each."""
-    if parallel.backend() != "gpu" or jnp.dtype(dtype) != jnp.bfloat16:
-        return False
+def fault(length: int, heads: int, width: int) -> str | None:
+    """What keeps the kernel from being used here for T, H and d, all of which it takes; runs it, once each.
+
+    Returns:
+      Why it does not run, or that it disagrees with float32 attention; None where it is fine.
+    """
     with jax.ensure_compile_time_eval():
-        inputs = [jax.random.normal(key, (2, length, heads, width)) for key in jax.random.split(jax.random.key(0), 3)]
+        keys = jax.random.split(jax.random.key(0), 3)
+        inputs = [jax.random.normal(key, (2, length, heads, width)).astype(jnp.bfloat16) for key in keys]
         hidden = jnp.arange(2)[:, None] * (length // 2) > jnp.arange(length)[None]  # as padding: other for each row
         where = jnp.tril(jnp.ones((1, length, length), bool)) & ~hidden[:, None, :]
         try:
-            found = jax.block_until_ready(_with_gradients(attend)(*(x.astype(dtype) for x in inputs), where))
+            found = jax.block_until_ready(_with_gradients(attend)(*inputs, where))
         except (NotImplementedError, RuntimeError, ValueError) as error:  # no cuDNN, or not for this shape
-            _LOGGER.warning("no fused attention for T %d, d %d: %s", length, width, error)
-            return False
-        expected = _with_gradients(_reference)(*(x.astype(dtype).astype(jnp.float32) for x in inputs), where)
+            return str(error)
+        expected = _with_gradients(_reference)(*(x.astype(jnp.float32) for x in inputs), where)
         agrees = all(bool(_close(a.astype(jnp.float32), b)) for a, b in zip(found, expected, strict=True))
-        if not agrees:
-            _LOGGER.warning("no fused attention for T %d, d %d: it disagrees with float32", length, width)
-        return agrees
+        return None if agrees else "it disagrees with attention in float32"
 
 
 def _with_gradients(attention: Callable[..., Array]) -> Callable[..., list[Array]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax.layers.dense import dense
+from sine_jax.layers.forms import Forms
 from sine_jax.layers.scoring import UserState, of_vector
 from sine_jax.types import Array
 
@@ -64,15 +65,21 @@ def fuse(logits: Array, vectors: Array) -> UserState:
 
 
 class ActiveInterest(nn.Module):
-    """Predicts the active sub-interest from the past: a query of the state meets each sub-interest."""
+    """Predicts the active sub-interest from the past: a query of the state meets each sub-interest.
+
+    Attributes:
+      dtype: of the computation.
+      forms: in which it is computed.
+    """
 
     dtype: jnp.dtype
+    forms: Forms = Forms()
 
     @nn.compact
     def __call__(self, states: Array, interests: Array) -> Array:
         """Maps states [..., D] and sub-interests [K, D] to log-probabilities [..., K] in float32."""
-        queries = dense(states.shape[-1], self.dtype, "query")(states)
-        logits = jnp.einsum("...d,kd->...k", queries, interests, preferred_element_type=jnp.float32)
+        query = dense(states.shape[-1], self.dtype, "query", chunked_gradients=self.forms.chunked_gradients)
+        logits = jnp.einsum("...d,kd->...k", query(states), interests, preferred_element_type=jnp.float32)
         return jax.nn.log_softmax(logits, axis=-1)
 
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sine_jax.layers import scoring
-from sine_jax.layers.attention import Block, layer_norm, pool
+from sine_jax.layers.attention import layer_norm, pool
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
@@ -45,7 +45,7 @@ class DFN(Network):
             """Encodes one kind of feedback: states [B, T, D], and [B, T, T] which of them a position sees."""
             where, states = visible & kept[:, None, :], x * kept[..., None]
             for i in range(config.num_blocks):
-                block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"{name}_{i}")
+                block = self.block(f"{name}_{i}")
                 states = block(states, valid=kept, where=where, deterministic=deterministic)
             return layer_norm(config.norm_eps, dtype, f"{name}_norm")(states) * kept[..., None], where
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.layers.attention import Block, layer_norm, pool
+from sine_jax.layers.attention import layer_norm, pool
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
@@ -34,7 +34,7 @@ class FeedRec(Network):
         x, valid, visible = self.read(histories, deterministic=deterministic)
 
         def encoded(states: Array, kept: Array, name: str) -> Array:
-            block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=name)
+            block = self.block(name)
             return block(states, valid=kept, where=visible & kept[:, None, :], deterministic=deterministic)
 
         skips = valid & ~histories.watched

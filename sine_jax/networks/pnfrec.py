@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax import losses
-from sine_jax.layers.attention import Block, layer_norm
+from sine_jax.layers.attention import layer_norm
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
@@ -39,7 +39,7 @@ class PNFRec(Network):
         def encoded(kept: Array, name: str) -> Array:
             states = x
             for i in range(config.num_blocks):
-                block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"{name}_{i}")
+                block = self.block(f"{name}_{i}")
                 where = visible & kept[:, None, :]
                 states = block(states * kept[..., None], valid=valid, where=where, deterministic=deterministic)
             return layer_norm(config.norm_eps, dtype, f"{name}_norm")(states)

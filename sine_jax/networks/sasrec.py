@@ -7,7 +7,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sine_jax.layers.attention import Block, layer_norm
+from sine_jax.layers.attention import layer_norm
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
 from sine_jax.types import Histories
@@ -28,6 +28,6 @@ class SASRec(Network):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x, valid, visible = self.read(histories, deterministic=deterministic)
         for i in range(config.num_blocks):
-            block = Block(config.num_heads, config.dropout, config.norm_eps, dtype=dtype, name=f"block_{i}")
+            block = self.block(f"block_{i}")
             x = block(x, valid=valid, where=visible, deterministic=deterministic)
         return Outputs(of_vector(layer_norm(config.norm_eps, dtype, "final_norm")(x)))

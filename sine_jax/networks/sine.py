@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from sine_jax.layers.attention import Block, layer_norm
+from sine_jax.layers.attention import layer_norm
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.interests import ActiveInterest, Fusion, read_interests
 from sine_jax.layers.scoring import Outputs, UserState, of_vector
@@ -59,18 +59,16 @@ class SINE(Network):
         zero_keys = None if config.mask_padding else config.max_len - places(histories).length
         bias_init = _fan_in_uniform(config.dim) if config.bias_init == "uniform" else nn.initializers.zeros
         for i in range(config.num_blocks):
-            x = Block(config.num_heads, config.dropout, config.norm_eps, bias_init, dtype, name=f"block_{i}")(
-                x,
-                valid=valid,
-                where=visible,
-                zero_keys=zero_keys,
-                emphasis=emphasis,
-                deterministic=deterministic,
+            block = self.block(f"block_{i}", bias_init=bias_init)
+            x = block(
+                x, valid=valid, where=visible, zero_keys=zero_keys, emphasis=emphasis, deterministic=deterministic
             )
         states = layer_norm(config.norm_eps, dtype, "final_norm")(x)
 
         vectors = read_interests(states, interests)
-        log_active = ActiveInterest(dtype, name="active")(states, interests) if config.active == "learned" else None
+        log_active = None
+        if config.active == "learned":
+            log_active = ActiveInterest(dtype=dtype, forms=self.forms, name="active")(states, interests)
         if config.fusion == "sum":
             return Outputs(_summed(vectors, log_active), vectors, log_active)
         fusion = Fusion(config.fusion == "candidate_aware", dtype, name="fusion")

@@ -7,6 +7,7 @@ import pytest
 
 from sine_jax.layers import attention
 from sine_jax.layers.attention import SelfAttention, causal_probabilities
+from sine_jax.layers.forms import Forms
 
 
 def test_zero_keys_are_keys_whose_logits_are_zero():
@@ -49,26 +50,23 @@ def test_extreme_logits_stay_finite(size):
 
 @pytest.mark.parametrize("size", [3, 5, 16])
 @pytest.mark.parametrize("zero_keys", [None, 4])
-def test_blocks_of_queries_compute_what_all_at_once_do(monkeypatch, size, zero_keys):
+def test_blocks_of_queries_compute_what_all_at_once_do(size, zero_keys):
     rng = np.random.default_rng(0)
     queries, keys, emphasis = (jnp.asarray(rng.normal(size=(2, 11, n))) for n in (6, 6, 11))
     where = jnp.asarray(rng.random((2, 11, 11)) < 0.7) & jnp.tril(jnp.ones((1, 11, 11), bool))
     zeros = None if zero_keys is None else jnp.full((2, 11), zero_keys)
-    module = SelfAttention(2, 0.0, jnp.float32)
+    plain, blocks = (SelfAttention(2, 0.0, jnp.float32, Forms(query_block=block)) for block in (None, size))
 
-    def run(params):
+    def run(params, module):
         out = module.apply(
             params, queries, keys, where=where, zero_keys=zeros, emphasis=jnp.exp(emphasis), deterministic=True
         )
         return jnp.sum(jnp.sin(out)), out
 
     options = {"where": where, "zero_keys": zeros, "emphasis": emphasis, "deterministic": True}
-    params = module.init(jax.random.key(0), queries, keys, **options)
-    found = []
-    for block in (1000, size):
-        monkeypatch.setattr(attention, "_BLOCK", block)
-        found.append(jax.value_and_grad(run, has_aux=True)(params))
-    assert len(attention.query_blocks(11, "cpu")) == -(-11 // size) and len(attention.query_blocks(11, "gpu")) == 1
+    params = plain.init(jax.random.key(0), queries, keys, **options)
+    found = [jax.value_and_grad(run, has_aux=True)(params, module) for module in (plain, blocks)]
+    assert len(attention.query_blocks(11, size)) == -(-11 // size) and attention.query_blocks(11, None) == [(0, 11)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 

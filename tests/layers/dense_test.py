@@ -1,5 +1,7 @@
 """A dense map's gradient is summed over chunks of rows, and is that of Flax's own map."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,13 @@ import pytest
 
 from sine_jax.layers.dense import dense, row_chunks, xavier_normal
 
+chunked = functools.partial(dense, chunked_gradients=True)
+
 
 @pytest.mark.parametrize("shape", [(7, 6), (1, 5, 6), (8, 160, 6), (509, 6), (3, 257, 2, 6)])
 def test_values_and_gradients_are_those_of_flax(shape):
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    own = dense(4, jnp.float32, "map")
+    own = chunked(4, jnp.float32, "map")
     other = nn.Dense(4, kernel_init=xavier_normal, name="map")
     params = other.init(jax.random.key(0), x)
     jax.tree.map(np.testing.assert_array_equal, own.init(jax.random.key(0), x), params)
@@ -31,7 +35,7 @@ def test_in_bfloat16_chunks_are_added_in_float32():
     rows = 63 * 257  # in bfloat16 the sum of 63 chunks of 257 would be 16128
     assert row_chunks(rows) == 63
     x = jnp.ones((rows, 2), jnp.bfloat16)
-    own = dense(2, jnp.bfloat16, "map", use_bias=False)
+    own = chunked(2, jnp.bfloat16, "map", use_bias=False)
     params = own.init(jax.random.key(0), x)
     gradient = jax.grad(lambda params: jnp.sum(own.apply(params, x).astype(jnp.float32)))(params)
     np.testing.assert_array_equal(gradient["params"]["kernel"], float(jnp.bfloat16(rows)))
@@ -39,13 +43,13 @@ def test_in_bfloat16_chunks_are_added_in_float32():
 
 def test_gradients_of_gradients_are_those_of_flax():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(600, 3)), jnp.float32)
-    params = dense(3, jnp.float32, "map").init(jax.random.key(0), x)
+    params = chunked(3, jnp.float32, "map").init(jax.random.key(0), x)
 
     def second(module):
         inner = jax.grad(lambda params: jnp.mean(module.apply(params, x) ** 3))
         return jax.grad(lambda params: sum(jnp.sum(g**2) for g in jax.tree.leaves(inner(params))))(params)
 
-    found, expected = second(dense(3, jnp.float32, "map")), second(nn.Dense(3, name="map"))
+    found, expected = second(chunked(3, jnp.float32, "map")), second(nn.Dense(3, name="map"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
 
 

@@ -1,13 +1,13 @@
-"""The GPU's own attention is used where it runs and agrees, and nowhere else; XLA's stands in for the kernel here."""
+"""The GPU's own attention runs for what it takes, and is compared first; XLA's stands in for the kernel here."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sine_jax import parallel
 from sine_jax.layers import fused_attention
 from sine_jax.layers.attention import SelfAttention
+from sine_jax.layers.forms import FORMS, Forms
 
 # The second row begins with padding, so that its first queries see nothing.
 WHERE = jnp.tril(jnp.ones((2, 8, 8), bool)) & (jnp.arange(8)[None] >= jnp.array([0, 3])[:, None])[:, None, :]
@@ -16,7 +16,7 @@ STATES = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 16)), jnp.bfloa
 
 @pytest.fixture
 def kernel(monkeypatch):
-    """A GPU whose kernel is XLA's, times a factor that a test may set; counts its calls."""
+    """A kernel that is XLA's, times a factor that a test may set; counts its calls."""
     settings = {"factor": 1.0, "calls": 0}
 
     def stand_in(q, k, v, where):
@@ -24,16 +24,15 @@ def kernel(monkeypatch):
         read = jax.nn.dot_product_attention(q, k, v, mask=where[:, None], implementation="xla")
         return read * jnp.asarray(settings["factor"], read.dtype)
 
-    monkeypatch.setattr(parallel, "backend", lambda: "gpu")
     monkeypatch.setattr(fused_attention, "_kernel", stand_in)
-    fused_attention.works.cache_clear()
+    fused_attention.fault.cache_clear()
     yield settings
-    fused_attention.works.cache_clear()
+    fused_attention.fault.cache_clear()
 
 
-def read(states, *, dropout=0.0, deterministic=False, **options):
+def read(states, *, forms=FORMS["cuda"], dropout=0.0, deterministic=False, **options):
     """What is read, and its gradient, at all positions: also where nothing is seen."""
-    module = SelfAttention(2, dropout, states.dtype)
+    module = SelfAttention(2, dropout, states.dtype, forms)
     options = {"where": WHERE, "zero_keys": None, "emphasis": None, "deterministic": deterministic, **options}
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = module.init(rngs, states, states, **options)
@@ -47,18 +46,18 @@ def read(states, *, dropout=0.0, deterministic=False, **options):
 
 
 def test_on_a_cpu_there_is_none():
-    assert not fused_attention.works(8, 2, 8, jnp.bfloat16)
+    fused_attention.fault.cache_clear()
+    assert fused_attention.fault(8, 2, 8)
+    assert not FORMS["cpu"].fused_attention and not FORMS["tpu"].fused_attention
 
 
 @pytest.mark.parametrize("evaluation", [False, True])
-def test_it_reads_what_the_plain_form_reads(kernel, monkeypatch, evaluation):
+def test_it_reads_what_the_plain_form_reads(kernel, evaluation):
     options = {"dropout": 0.5, "deterministic": True} if evaluation else {}
     found = read(STATES, **options)
     assert kernel["calls"]
     kernel["calls"] = 0
-    with monkeypatch.context() as patched:
-        patched.setattr(fused_attention, "works", lambda *_: False)
-        plain = read(STATES, **options)
+    plain = read(STATES, forms=Forms(), **options)
     assert not kernel["calls"]
     assert not found[0][1, :3].any()  # they see nothing
     for a, b in zip(found, plain, strict=True):
@@ -66,28 +65,26 @@ def test_it_reads_what_the_plain_form_reads(kernel, monkeypatch, evaluation):
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.5])
-def test_a_kernel_that_disagrees_is_not_used(kernel, caplog, factor):
+def test_a_kernel_that_disagrees_has_a_fault(kernel, factor):
     kernel["factor"] = factor
-    assert not fused_attention.works(8, 2, 8, jnp.bfloat16)
-    assert "disagrees" in caplog.text
+    assert "disagrees" in fused_attention.fault(8, 2, 8)
 
 
-def test_one_whose_last_queries_read_padding_is_not_used(kernel, monkeypatch):
+def test_so_has_one_whose_last_queries_read_padding(kernel, monkeypatch):
     right = fused_attention._kernel
-    assert fused_attention.works(64, 2, 8, jnp.bfloat16)
-    fused_attention.works.cache_clear()
+    assert fused_attention.fault(64, 2, 8) is None
+    fused_attention.fault.cache_clear()
     monkeypatch.setattr(fused_attention, "_kernel", lambda q, k, v, where: right(q, k, v, where.at[:, -1].set(True)))
-    assert not fused_attention.works(64, 2, 8, jnp.bfloat16)
+    assert "disagrees" in fused_attention.fault(64, 2, 8)
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, RuntimeError, ValueError])
-def test_a_shape_that_it_refuses_is_attended_plainly(kernel, monkeypatch, caplog, error):
+def test_so_has_one_that_refuses_a_shape(kernel, monkeypatch, error):
     def refuse(*_):
         raise error("not for this shape")
 
     monkeypatch.setattr(fused_attention, "_kernel", refuse)
-    assert np.isfinite(read(STATES)[0]).all()
-    assert "not for this shape" in caplog.text
+    assert fused_attention.fault(8, 2, 8) == "not for this shape"
 
 
 @pytest.mark.parametrize(
@@ -102,4 +99,11 @@ def test_a_shape_that_it_refuses_is_attended_plainly(kernel, monkeypatch, caplog
 )
 def test_what_it_cannot_do_is_done_plainly(kernel, dtype, options):
     read(STATES.astype(dtype), **options)
+    assert not kernel["calls"]
+
+
+@pytest.mark.parametrize(("columns", "features"), [(7, 16), (8, 12)], ids=["odd width", "width of a head"])
+def test_a_shape_that_it_does_not_take_is_attended_plainly(kernel, columns, features):
+    where = WHERE[:, :columns, :columns]
+    assert np.isfinite(read(STATES[:, :columns, :features], where=where)[0]).all()
     assert not kernel["calls"]
