@@ -92,14 +92,13 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
 
     def of(params: Params) -> Network:
         """The module over the tables that there are: a step may look at a part of the catalogue (`sparse`)."""
-        return kind(config, params["item_embedding"].shape[0] - 1, forms)
+        return kind(config, num_items=params["item_embedding"].shape[0] - 1, forms=forms)
 
     def init(key: Array) -> Params:
         nothing = jnp.zeros((1, config.max_len), jnp.int32)
         histories = Histories(nothing, nothing != PAD, nothing if config.read_times else None)
-        params: dict[str, Any] = dict(
-            kind(config, num_items, forms).init(key, histories, method="everything")["params"]
-        )
+        whole = kind(config, num_items=num_items, forms=forms)
+        params: dict[str, Any] = dict(whole.init(key, histories, method="everything")["params"])
         if config.item_bias:
             params["item_bias"] = jnp.zeros(num_items + 1)
         if config.user_bias:
@@ -125,7 +124,13 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         if "user_bias" in params:
             weight, bias = params["user_bias"]
             offset = weight * _log_odds_of_watching(histories) + bias
-        return Read(outputs.state, offset, outputs.interests, outputs.log_active, outputs.extra)
+        return Read(
+            outputs.state,
+            offset=offset,
+            interests=outputs.interests,
+            log_active=outputs.log_active,
+            extra=outputs.extra,
+        )
 
     def scored(params: Params, read: Read, items: Array) -> Array:
         """Scores by the network and the user's offset, without the items' biases."""
@@ -158,11 +163,22 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
             has_target=batch.has_target,
             skipped=batch.skips != PAD,
         )
-        outputs = Outputs(read.state, read.interests, read.log_active, read.extra)
+        outputs = Outputs(read.state, interests=read.interests, log_active=read.log_active, extra=read.extra)
         terms: Any = of(params).apply({"params": params}, outputs, pairs, method="auxiliary")
         return {f"{config.name}/{name}": term for name, term in terms.items()}
 
-    return Model(init, apply, encode, score, score_items, user_vectors, auxiliary, config, num_items, packs=kind.packs)
+    return Model(
+        init=init,
+        apply=apply,
+        encode=encode,
+        score=score,
+        score_items=score_items,
+        user_vectors=user_vectors,
+        auxiliary=auxiliary,
+        config=config,
+        num_items=num_items,
+        packs=kind.packs,
+    )
 
 
 def active_relation(params: Params, batch: TrainBatch) -> Array:

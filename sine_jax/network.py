@@ -97,7 +97,7 @@ class Network(nn.Module):
         outputs = self(histories, deterministic=True)
         items = jnp.zeros((*histories.items.shape, 1, self.config.dim), self.config.dtype)
         skipped = jnp.zeros((*histories.items.shape, 1), bool)
-        pairs = Pairs(items[..., 0, :], items, skipped[..., 0], skipped)
+        pairs = Pairs(positives=items[..., 0, :], skips=items, has_target=skipped[..., 0], skipped=skipped)
         return self.score(outputs.state, items), self.auxiliary(outputs, pairs)
 
     def table(self) -> Array:

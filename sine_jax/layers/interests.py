@@ -109,4 +109,4 @@ class Fusion(nn.Module):
         keys = nn.Dense(
             dim, use_bias=False, dtype=self.dtype, kernel_init=nn.initializers.normal(0.1 / dim), name="candidate"
         )
-        return UserState(vectors, keys(vectors), logits)
+        return UserState(vectors, keys=keys(vectors), logits=logits)

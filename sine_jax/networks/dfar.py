@@ -39,7 +39,7 @@ class DFAR(Network):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x, valid, visible = self.read(histories, deterministic=deterministic)
         for i in range(config.num_blocks):
-            block = FactorizationHeads(config.dropout, config.norm_eps, dtype, name=f"block_{i}")
+            block = FactorizationHeads(dropout=config.dropout, norm_eps=config.norm_eps, dtype=dtype, name=f"block_{i}")
             x = block(x, histories.watched, visible, deterministic=deterministic) * valid[..., None]
         x = layer_norm(config.norm_eps, dtype, "final_norm")(x)
 

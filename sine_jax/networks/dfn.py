@@ -63,8 +63,8 @@ class DFN(Network):
         nothing = ((0, 0), (1, 0), (0, 0))
         values, keys = (jnp.pad(dense(name)(watched), nothing)[:, None] for name in ("value", "candidate"))
         logits = jnp.where(sees_watched, strength, jnp.finfo(jnp.float32).min)
-        choice = UserState(values, keys, jnp.pad(logits, ((0, 0), (0, 0), (1, 0))))
-        return Outputs(Feedback(choice, scoring.of_vector(disliked)))
+        choice = UserState(values, keys=keys, logits=jnp.pad(logits, ((0, 0), (0, 0), (1, 0))))
+        return Outputs(Feedback(watched=choice, skipped=scoring.of_vector(disliked)))
 
     def score(self, state: Any, items: Array) -> Array:
         """See `Network`."""

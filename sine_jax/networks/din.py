@@ -37,4 +37,4 @@ class DIN(Network):
         )
         weight = nn.Dense(1, dtype=config.dtype, name="weight")(x)[..., 0][:, None, :]  # [B, 1, T]
         logits = jnp.where(visible, weight, jnp.finfo(jnp.float32).min / 2)  # finite, where nothing can be seen
-        return Outputs(UserState(values[:, None], keys[:, None], logits))
+        return Outputs(UserState(values[:, None], keys=keys[:, None], logits=logits))

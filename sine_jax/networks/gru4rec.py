@@ -31,7 +31,8 @@ class GRU4Rec(Network):
         layer = nn.scan(_Unit, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
         for i in range(config.num_blocks):
             start = jnp.zeros((x.shape[0], config.dim), x.dtype)
-            _, x = layer(config.dim, jnp.dtype(config.dtype), name=f"gru_{i}")(start, (x, valid, first))
+            units = layer(dim=config.dim, dtype=jnp.dtype(config.dtype), name=f"gru_{i}")
+            _, x = units(start, (x, valid, first))
         return Outputs(of_vector(nn.Dense(config.dim, dtype=config.dtype, name="output")(x)))
 
 

@@ -46,7 +46,13 @@ class HSTU(Network):
         doubled = jax.tree.map(lambda of_item: jnp.repeat(of_item, 2, axis=1), histories)
         where, times = self.visible(doubled), doubled.times
         for i in range(config.num_blocks):
-            layer = PointwiseAttention(config.num_heads, 2 * config.max_len, config.norm_eps, dtype, name=f"layer_{i}")
+            layer = PointwiseAttention(
+                num_heads=config.num_heads,
+                length=2 * config.max_len,
+                norm_eps=config.norm_eps,
+                dtype=dtype,
+                name=f"layer_{i}",
+            )
             x = (x + Dropout(config.dropout)(layer(x, where, times), deterministic=deterministic)) * there[..., None]
         return Outputs(of_vector(layer_norm(config.norm_eps, dtype, "final_norm")(x[:, 1::2])))
 

@@ -70,9 +70,9 @@ class SINE(Network):
         if config.active == "learned":
             log_active = ActiveInterest(dtype=dtype, forms=self.forms, name="active")(states, interests)
         if config.fusion == "sum":
-            return Outputs(_summed(vectors, log_active), vectors, log_active)
-        fusion = Fusion(config.fusion == "candidate_aware", dtype, name="fusion")
-        return Outputs(fusion(vectors, log_active), vectors, log_active)
+            return Outputs(_summed(vectors, log_active), interests=vectors, log_active=log_active)
+        fusion = Fusion(candidate_aware=config.fusion == "candidate_aware", dtype=dtype, name="fusion")
+        return Outputs(fusion(vectors, log_active), interests=vectors, log_active=log_active)
 
 
 def _summed(vectors: Array, log_active: Array | None) -> UserState:

@@ -55,7 +55,10 @@ def test_blocks_of_queries_compute_what_all_at_once_do(size, zero_keys):
     queries, keys, emphasis = (jnp.asarray(rng.normal(size=(2, 11, n))) for n in (6, 6, 11))
     where = jnp.asarray(rng.random((2, 11, 11)) < 0.7) & jnp.tril(jnp.ones((1, 11, 11), bool))
     zeros = None if zero_keys is None else jnp.full((2, 11), zero_keys)
-    plain, blocks = (SelfAttention(2, 0.0, jnp.float32, Forms(query_block=block)) for block in (None, size))
+    plain, blocks = (
+        SelfAttention(num_heads=2, dropout=0.0, dtype=jnp.float32, forms=Forms(query_block=block))
+        for block in (None, size)
+    )
 
     def run(params, module):
         out = module.apply(

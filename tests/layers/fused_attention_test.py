@@ -32,7 +32,7 @@ def kernel(monkeypatch):
 
 def read(states, *, forms=FORMS["cuda"], dropout=0.0, deterministic=False, **options):
     """What is read, and its gradient, at all positions: also where nothing is seen."""
-    module = SelfAttention(2, dropout, states.dtype, forms)
+    module = SelfAttention(num_heads=2, dropout=dropout, dtype=states.dtype, forms=forms)
     options = {"where": WHERE, "zero_keys": None, "emphasis": None, "deterministic": deterministic, **options}
     rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
     params = module.init(rngs, states, states, **options)
