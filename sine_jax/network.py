@@ -193,7 +193,7 @@ def find(name: str) -> type[Network]:
         if error.name is None or not f"{path}.".startswith(f"{error.name}."):
             raise  # the module is there, and imports one that is not
         raise ValueError(
-            f"model.name={name!r}: no such network; choose one of {', '.join(names())}, or a module that defines one"
+            f"model.name={name}: no such network; choose one of {', '.join(names())}, or a module that defines one"
         ) from None
     found = [
         value
@@ -201,5 +201,5 @@ def find(name: str) -> type[Network]:
         if issubclass(value, Network) and value.__module__ == path
     ]
     if len(found) != 1:
-        raise ValueError(f"model.name={name!r}: {path} must define one subclass of Network, and defines {len(found)}")
+        raise ValueError(f"model.name={name}: {path} defines {len(found)} subclasses of Network; make it define one")
     return found[0]

@@ -332,7 +332,9 @@ def _epoch(
     found = {f"valid/{name}": value for name, value in setup.validate(state.params).items() if math.isfinite(value)}
     name = f"valid/{config.train.metric}"
     if name not in found:
-        raise ValueError(f"{config.train.metric} is not defined for any validation user: choose another train.metric")
+        raise ValueError(
+            f"train.metric={config.train.metric}: it is not defined for any validation user; choose another"
+        )
     at = validated(at, found[name])
     metrics.write(at.step, {"epoch": at.epoch - 1, **found, "seconds": seconds})
     best = "best so far" if at.since_gain == 0 else f"{at.since_gain} without a gain"
@@ -356,7 +358,7 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> Non
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
         kept = f"the checkpoints up to epoch {at.epoch} are kept" if at.epoch else "there is no checkpoint yet"
         raise training.Diverged(
-            f"training diverged at step {step}: {shown}; {kept}. Lower optimizer.learning_rate or set "
+            f"step={step}: training diverged ({shown}), {kept}; lower optimizer.learning_rate or set "
             "optimizer.clip_norm, in another workdir"
         )
 

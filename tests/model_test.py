@@ -212,7 +212,9 @@ def test_user_vectors_retrieve_what_is_scored(fusion):
 def test_a_candidate_aware_fusion_has_no_user_vector_and_says_so():
     config = small(model__fusion="candidate_aware")
     params = init(jax.random.key(0), config, N)
-    with pytest.raises(ValueError, match="collapsed"):
+    with pytest.raises(
+        ValueError, match="^model.name=sine, model.fusion=candidate_aware: .*; .* model.fusion=collapsed"
+    ):
         model.user_vectors(params, batch_of([5]).histories, config)
 
 

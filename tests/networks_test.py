@@ -221,6 +221,25 @@ def test_what_is_of_sub_interests_is_refused_for_a_network_without_them(options)
         model.init(jax.random.key(0), config, 9)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (
+            {"model.name": "dfar", "model.read_skips": False},
+            "model.name=dfar needs skipped exposures as input, but model.read_skips=False; set it to true",
+        ),
+        (
+            {"model.name": "sasrec", "model.mask_padding": False},
+            "model.mask_padding=False: model.name=sasrec always masks its padding; set it to true",
+        ),
+    ],
+)
+def test_what_a_network_cannot_read_is_refused(options, text):
+    config = configs.replace(presets.default(), options)
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        model.init(jax.random.key(0), config, 9)
+
+
 def test_learned_weights_are_those_of_the_terms_that_there_are():
     options = {"model.name": "sasrec", "objective.sampled": 0.0, "objective.weighting": "learned"}
     params = model.init(jax.random.key(0), configs.replace(presets.default(), options), 9)

@@ -120,7 +120,8 @@ def test_another_data_set_is_refused_for_training_and_for_evaluation(whole, tmp_
     other = prepared(tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="holds another run: data fingerprint was"):
         run.train(other, str(whole[0]), config=configured())
-    with pytest.raises(ValueError, match="its fingerprint is .* but the model was trained on .*; pass the data set"):
+    text = "/other: its fingerprint is .* but the model was trained on .*; pass the data set"
+    with pytest.raises(ValueError, match=text):
         run.dataset(run.restore(str(whole[0]), checkpoint="latest"), data=other)
 
 
@@ -131,9 +132,18 @@ def test_a_split_or_protocol_that_there_is_not_is_refused(data, asked):
         run.rank(datasets.load(data), config=configured(), **asked)
 
 
+def test_a_metric_that_no_validation_user_has_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.ranking, "means", lambda _: {"gauc": math.nan})
+    text = "train.metric=gauc: it is not defined for any validation user; choose another"
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        run.train(data, str(tmp_path), config=configured(train__metric="gauc"))
+
+
 def test_divergence_stops_with_step_and_terms(data, tmp_path):
     config = configured(optimizer__learning_rate=1e38)
-    with pytest.raises(training.Diverged, match=r"diverged at step \d+: .*loss=.*no checkpoint yet.*learning_rate"):
+    with pytest.raises(
+        training.Diverged, match=r"^step=\d+: training diverged \(.*loss=.*\), .*no checkpoint yet; lower .*rate"
+    ):
         run.train(data, str(tmp_path), config=config)
     assert all(math.isfinite(line["loss"]) for line in records(tmp_path))
 

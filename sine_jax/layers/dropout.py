@@ -21,7 +21,7 @@ def _hashed_words(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
       The finaliser `lowbias32` (Wellons, public domain).
     """
     if bit_width != _WORD:
-        raise ValueError(f"generator hash draws words of {_WORD} bits, not of {bit_width}")
+        raise ValueError(f"train.generator=hash: it draws no words of {bit_width} bits; draw words of {_WORD}")
     place = jnp.zeros(shape, jnp.uint32)
     stride = 1
     for axis in reversed(range(len(shape))):

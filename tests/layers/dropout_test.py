@@ -85,3 +85,8 @@ def test_a_hash_is_the_same_inside_and_outside_of_jit_and_on_any_device():
 def test_nothing_is_dropped_when_deterministic():
     x = jnp.arange(6.0)
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x, deterministic=True), x)
+
+
+def test_words_of_another_size_are_refused_by_the_hash():
+    with pytest.raises(ValueError, match="^train.generator=hash: it draws no words of 8 bits; draw words of 32$"):
+        jax.random.bits(dropout.key(0, "hash"), (3,), jnp.uint8)
