@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -57,7 +58,7 @@ class SINE(Network):
             of_keys = jnp.where(place.first, jnp.argmax(alone, axis=-1), jnp.roll(active, 1, axis=1))
             emphasis = jnp.where(of_keys[:, None, :] == active[:, :, None], config.filter_strength, 1.0)
         zero_keys = None if config.mask_padding else config.max_len - places(histories).length
-        bias_init = _fan_in_uniform(config.dim) if config.bias_init == "uniform" else nn.initializers.zeros
+        bias_init = _BIASES[config.bias_init](config.dim)
         for i in range(config.num_blocks):
             block = self.block(f"block_{i}", bias_init=bias_init)
             x = block(
@@ -69,10 +70,8 @@ class SINE(Network):
         log_active = None
         if config.active == "learned":
             log_active = ActiveInterest(dtype=dtype, forms=self.forms, name="active")(states, interests)
-        if config.fusion == "sum":
-            return Outputs(_summed(vectors, log_active), interests=vectors, log_active=log_active)
-        fusion = Fusion(candidate_aware=config.fusion == "candidate_aware", dtype=dtype, name="fusion")
-        return Outputs(fusion(vectors, log_active), interests=vectors, log_active=log_active)
+        fuse = _FUSIONS[config.fusion](dtype=dtype)
+        return Outputs(fuse(vectors, log_active), interests=vectors, log_active=log_active)
 
 
 def _summed(vectors: Array, log_active: Array | None) -> UserState:
@@ -81,6 +80,13 @@ def _summed(vectors: Array, log_active: Array | None) -> UserState:
         return of_vector(jnp.sum(vectors, axis=-2))
     weights = jnp.exp(log_active).astype(vectors.dtype)
     return of_vector(jnp.einsum("...k,...kd->...d", weights, vectors))
+
+
+_FUSIONS: dict[str, Callable[..., Callable[[Array, Array | None], UserState]]] = {
+    "sum": lambda dtype: _summed,
+    "collapsed": functools.partial(Fusion, candidate_aware=False, name="fusion"),
+    "candidate_aware": functools.partial(Fusion, candidate_aware=True, name="fusion"),
+}
 
 
 @functools.cache
@@ -92,3 +98,9 @@ def _fan_in_uniform(fan_in: int) -> nn.initializers.Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return draw
+
+
+_BIASES: dict[str, Callable[[int], nn.initializers.Initializer]] = {
+    "zeros": lambda fan_in: nn.initializers.zeros,
+    "uniform": _fan_in_uniform,
+}
