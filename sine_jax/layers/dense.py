@@ -13,7 +13,9 @@ from sine_jax.types import Array
 
 # Not truncated, as in PyTorch; Flax's own is.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
-_MOST_CHUNKS, _LEAST_ROWS = 64, 256  # measured
+# A training step of 128 windows of 200, D 64, on 2 Xeon cores, against this: one product takes 19 % longer, at most 16
+# chunks 3 % longer, up to 256 chunks of 64 rows or more the same. Medians of 15 steps in turns.
+_MOST_CHUNKS, _LEAST_ROWS = 64, 256
 
 
 def dense(

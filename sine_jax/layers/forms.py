@@ -14,6 +14,8 @@ class Forms(NamedTuple):
 
 
 FORMS = {  # by the platform that a program is lowered for
+    # A training step of 128 windows of 200, D 64, on 2 Xeon cores, against blocks of 48: all queries at once take 8 %
+    # longer, blocks of 24 10 % longer, blocks of 96 4 % less. Medians of 15 steps in turns.
     "cpu": Forms(query_block=48, chunked_gradients=True),
     "cuda": Forms(fused_attention=True),
     "tpu": Forms(),
