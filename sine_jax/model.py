@@ -22,8 +22,8 @@ from sine_jax.types import PAD, Array, Histories, Params, TrainBatch
 class Read(NamedTuple):
     """What was read of histories: it scores any number of items.
 
-    Leading axes are [B] after `encode`, the end of each history, and [B, T] after `apply`, each of its positions. The
-    last three fields are what a network's own terms look at; `encode` leaves them out.
+    Leading axes are [B] after `encode` (the end of each history) and [B, T] after `apply` (each position). The last
+    three fields are for a network's own terms; `encode` leaves them out.
     """
 
     state: Any  # what the network's `score` reads
@@ -36,8 +36,8 @@ class Read(NamedTuple):
 class Model(NamedTuple):
     """A network of one configuration and catalogue, as pure functions; of `build_model`.
 
-    Any of them may be jitted, mapped and differentiated (as a CPU computes it, in reverse mode). The model is hashable,
-    and the same for the same arguments of `build_model`, so it may be a static argument of `jax.jit`.
+    `jit`, `vmap` and `grad` work on all of them (in the form for a CPU, in reverse mode only). The same arguments of
+    `build_model` give the same model, and it is hashable, so it may be a static argument of `jax.jit`.
 
     Attributes:
       init: key -> params; a tree of float32 arrays.
@@ -75,10 +75,10 @@ def build_model(config: ModelConfig, *, num_items: int, platform: str | None = N
     Args:
       config: `config.model`.
       num_items: N, items 1..N of the catalogue.
-      platform: that the functions are to be lowered for, `cpu`, `cuda` or `tpu`; None for the devices that are there.
+      platform: `cpu`, `cuda` or `tpu`, where the functions will run; None for the devices that are there.
 
     Raises:
-      ValueError: there is no such network or platform, or the configuration asks of it what it does not do.
+      ValueError: there is no such network or platform, or the network cannot do what the configuration asks.
     """
     if platform is not None and platform not in FORMS:
         raise ValueError(f"platform={platform}: no such platform; choose one of {', '.join(FORMS)}")
@@ -91,7 +91,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
     _refuse(config, kind)
 
     def of(params: Params) -> Network:
-        """The module over the tables that there are: a step may look at a part of the catalogue (`sparse`)."""
+        """The module over the tables as they are: a step may hold only a part of the catalogue (`sparse`)."""
         return kind(config, num_items=params["item_embedding"].shape[0] - 1, forms=forms)
 
     def init(key: Array) -> Params:

@@ -53,13 +53,13 @@ class Network(nn.Module):
     Attributes:
       config: the choices.
       num_items: N.
-      forms: in which it is computed.
-      reads_skips: whether the network makes no sense without skips in what it reads.
-      reads_times: whether it makes use of times in what it reads.
+      forms: how it is computed.
+      reads_skips: whether the network needs skips in what it reads.
+      reads_times: whether it uses the times of exposures.
       pads_with_zeros: whether padding may be left unmasked (`model.mask_padding=false`), as in the released model.
       takes_active: whether `__call__` takes `active` as well, the active sub-interest [B, T] of each position's target,
         for the released filter; None where there is no target.
-      packs: whether it keeps the users of a row apart, by `histories.segments`; else each has rows of its own.
+      packs: whether it keeps users in one row apart, by `histories.segments`; else each row holds one user.
     """
 
     config: ModelConfig
@@ -80,7 +80,7 @@ class Network(nn.Module):
           deterministic: True for no dropout.
 
         Returns:
-          What can be said after each exposure, from it and those before it alone; at padding it means nothing.
+          The outputs after each exposure, of it and those before it alone; at padding they mean nothing.
         """
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class Network(nn.Module):
         return {}
 
     def everything(self, histories: Histories) -> Any:
-        """Goes through all that has parameters, to draw them."""
+        """Calls everything that has parameters, to draw them."""
         outputs = self(histories, deterministic=True)
         items = jnp.zeros((*histories.items.shape, 1, self.config.dim), self.config.dtype)
         skipped = jnp.zeros((*histories.items.shape, 1), bool)
@@ -116,7 +116,7 @@ class Network(nn.Module):
         return Embedded(x, histories.items != PAD, self.visible(histories))
 
     def embed(self, table: Array, histories: Histories, *, deterministic: bool) -> Array:
-        """Items, positions and, where skips are read, polarities: [B, T, D], zero at padding; once, in `__call__`."""
+        """Adds items, positions and, where skips are read, polarities: [B, T, D], 0 at padding; once, in `__call__`."""
         config, valid, place = self.config, histories.items != PAD, places(histories)
         positions = self.param("position_embedding", xavier_normal, (config.max_len, config.dim))
         column = place.rank + (config.max_len - place.length) if config.positions == "column" else place.rank

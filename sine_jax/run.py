@@ -39,7 +39,7 @@ class Setup(NamedTuple):
     run_epoch: training.RunEpoch
     validate: Callable[[Params], dict[str, float]]
     initial: Callable[[], TrainState]
-    blank: Callable[[], TrainState]  # the same without what the log says of it, for its shapes
+    blank: Callable[[], TrainState]  # the same shapes, without reading the log
     steps_per_epoch: int
     users: int  # sequences of an epoch
 
@@ -59,7 +59,7 @@ class Restored(NamedTuple):
 
 
 def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Progress:
-    """Trains until the epochs are over or early stopping says so; the same call again goes on where it was.
+    """Trains until the last epoch or until early stopping; the same call again continues where it stopped.
 
     Args:
       data: folder of a prepared data set.
@@ -99,7 +99,7 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
 
 
 def set_up(dataset: Dataset, *, config: Config) -> Setup:
-    """Lays out the data and compiles nothing yet: functions compile at their first call, once.
+    """Lays out the data; nothing is compiled yet: each function compiles once, at its first call.
 
     Raises:
       ValueError: the data set has nothing to train on or to validate with, or `model.attention=fused` does not work.
@@ -287,7 +287,7 @@ def identify(dataset: Dataset) -> dict[str, Any]:
 
 
 def stopped(at: Progress, config: Config) -> bool:
-    """Whether early stopping has had enough: `patience` validations in a row without a gain."""
+    """Whether to stop early: `patience` validations in a row brought no gain."""
     return 0 < config.train.patience <= at.since_gain
 
 

@@ -18,9 +18,9 @@ from sine_jax.types import Array
 
 
 class Weights(NamedTuple):
-    """A softmax that is not divided yet: a product with the values costs as much, and is smaller to divide.
+    """A softmax before its division: the product with the values is smaller, so it is cheaper to divide that.
 
-    Only what is linear in the quotient of the two has a right gradient.
+    Gradients are right only for what depends on `weights / total` alone.
     """
 
     weights: Array  # [..., T, T]
@@ -30,13 +30,13 @@ class Weights(NamedTuple):
 def causal_weights(logits: Array, *, where: Array, zero_keys: Array | None = None) -> Weights:
     """Softmax over the keys that a query may see, undivided.
 
-    The released model lets queries attend to padding: key vectors of zeros, so logits of 0 and values of 0. Such keys
-    only add to the denominator, hence they need not exist.
+    In the released model queries also attend to padding, whose keys and values are zeros. Such keys only add to the
+    denominator, so it is enough to count them.
 
     Args:
       logits: [..., T, T] queries by keys.
       where: boolean, broadcastable to the logits: True where the query may see the key.
-      zero_keys: broadcastable to [..., T, 1], how many keys of zeros a query attends to besides; None for none.
+      zero_keys: how many keys of zeros each query also attends to, broadcastable to [..., T, 1]; None for none.
 
     Returns:
       Weights, all 0 for a query that sees no key.
@@ -53,7 +53,7 @@ def causal_weights(logits: Array, *, where: Array, zero_keys: Array | None = Non
 
 
 def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None = None) -> Array:
-    """`causal_weights`, divided: [..., T, T] probabilities; a query that sees no key has none."""
+    """`causal_weights`, divided: [..., T, T] probabilities, all 0 for a query that sees no key."""
     found = causal_weights(logits, where=where, zero_keys=zero_keys)
     return found.weights / found.total
 
@@ -74,9 +74,9 @@ def pool(states: Array, logits: Array, *, where: Array) -> Array:
 
 
 def query_blocks(width: int, block: int | None) -> list[tuple[int, int]]:
-    """Columns of queries [begin, end) that are computed together, each block with the keys up to its end alone.
+    """Splits queries into blocks of columns [begin, end); a block needs only the keys before its end.
 
-    On a CPU blocks save nearly half of a wide window's products; an accelerator would rather have one large product.
+    On a CPU this saves nearly half of a wide window's products. An accelerator is faster with one large product.
 
     Args:
       width: T.
@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
       num_heads: heads; divides D.
       dropout: rate, on the probabilities and after the output map.
       dtype: of the computation; the softmax is in float32.
-      forms: in which it is computed.
+      forms: how it is computed.
     """
 
     num_heads: int
@@ -117,8 +117,8 @@ class SelfAttention(nn.Module):
 
         Args:
           queries: [B, T, D].
-          keys: [B, T, D], read for the values as well.
-          where: [B or 1, T, T] True where a query may see a key, never a later one.
+          keys: [B, T, D]; the values are read from them as well.
+          where: [B or 1, T, T] True where a query may see a key; never a later key.
           zero_keys: [B, T] see `causal_probabilities`, or None.
           emphasis: [B, T, T] factors on the probabilities after dropout, or None.
           deterministic: True for no dropout.
@@ -163,7 +163,7 @@ class SelfAttention(nn.Module):
         dropout = Dropout(self.dropout)
 
         def attended(q: Array, begin: int, end: int) -> Array:
-            """What the queries of some columns read: nothing behind the last of them is even computed."""
+            """What the queries of some columns read; keys after the last of them are not computed."""
             logits = jnp.einsum("bhqd,bhkd->bhqk", q, k[:, :, :end], preferred_element_type=jnp.float32)
             zeros = None if zero_keys is None else zero_keys[:, None, begin:end, None]
             weights, total = causal_weights(logits, where=where[:, None, begin:end, :end], zero_keys=zeros)
@@ -189,7 +189,7 @@ class Block(nn.Module):
       norm_eps: epsilon of the layer norms.
       bias_init: initialiser of the feed-forward biases.
       dtype: of the computation.
-      forms: in which it is computed.
+      forms: how it is computed.
 
     References:
       Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv 1808.09781.
@@ -231,5 +231,5 @@ class Block(nn.Module):
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """The layer norm used everywhere; two-pass variance, since eps is far below what one pass loses."""
+    """The layer norm used everywhere; its variance takes two passes, since the error of one is far above eps."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

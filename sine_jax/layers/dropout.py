@@ -15,7 +15,7 @@ _WORD = 32
 def _hashed_words(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     """Random words: each entry's place in the array and the key [2], hashed twice.
 
-    The hash is integer arithmetic on each entry alone: it fuses with what uses it, and gives the same on any device.
+    The hash is integer arithmetic on each entry alone: XLA fuses it with what uses it, and every device gives the same.
 
     References:
       The finaliser `lowbias32` (Wellons, public domain).
@@ -60,10 +60,10 @@ def key(seed: Array | int, generator: str) -> Array:
 
 
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
-    """A random mask, False with probability `rate`: rounded to 2**-32 by the hash, to 1/256 by other generators.
+    """A random mask, False with probability `rate`; the hash rounds it to 2**-32, other generators to 1/256.
 
-    Drawing words is what dropout costs, so that each word of 32 bits serves several entries; a hash costs less than
-    sharing it out would.
+    Drawing words takes most of the time of dropout, so each word of 32 bits serves several entries. A word of the hash
+    serves one: another hash is cheaper than cutting a word into parts.
 
     Args:
       key: random key.
@@ -86,14 +86,14 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
 
 
 def bits_per_entry(key: Array, rate: float) -> int:
-    """Random bits that an entry takes: the fewest (1, 2, 4 or 8) that tell `rate`; a whole word of the hash."""
+    """Random bits of an entry: 1, 2 or 4 where they express `rate` exactly, else 8; a whole word of the hash."""
     if jax.random.key_impl(key) == jax.random.key_impl(jax.random.key(0, impl=_HASH)):
         return _WORD
     return next((bits for bits in (1, 2, 4) if (rate * 2**bits).is_integer()), 8)
 
 
 class Dropout(nn.Module):
-    """Zeroes entries at random and scales the others so that the expectation stays.
+    """Zeroes entries at random and scales the others, so that the expectation stays the same.
 
     Attributes:
       rate: share of entries to drop, as `keep_mask` rounds it.

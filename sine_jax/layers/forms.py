@@ -1,4 +1,4 @@
-"""In which form layers compute what they compute. Every form gives the same values but for rounding."""
+"""How layers compute, by platform. All forms give the same values up to rounding."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Forms(NamedTuple):
-    """The form of each computation that has several; the plain one unless said otherwise."""
+    """A choice for each computation that has several forms; the defaults are the plain forms."""
 
-    query_block: int | None = None  # queries that attend together, with the keys up to the last of them; None for all
-    chunked_gradients: bool = False  # a kernel's gradient is a sum over chunks of rows, which has no forward mode
-    fused_attention: bool = False  # attention is one kernel of the device, for the inputs that it takes
+    query_block: int | None = None  # the most queries in one product of attention; None for all at once
+    chunked_gradients: bool = False  # a kernel's gradient is a sum over chunks of rows; it has no forward mode
+    fused_attention: bool = False  # attention uses a kernel of the device, for the inputs that it takes
 
 
 FORMS = {  # by the platform that a program is lowered for
@@ -26,8 +26,8 @@ def forms_for(platform: str, attention: str) -> Forms:
     """The forms for a platform.
 
     Args:
-      platform: one of `FORMS`; another one computes everything plainly.
-      attention: `model.attention`: as the platform has it (auto), never by its kernel (blocks), or by it (fused).
+      platform: one of `FORMS`; any other has the plain forms.
+      attention: `model.attention`; `blocks` and `fused` overrule the choice of the platform.
     """
     forms = FORMS.get(platform, Forms())
     return forms if attention == "auto" else forms._replace(fused_attention=attention == "fused")

@@ -1,6 +1,6 @@
 """Attention by a GPU's own kernel (cuDNN), for the shapes and the type that it takes.
 
-It never holds the scores of each head, which are most of what attention reads and writes. It takes no dropout, so it
+It never stores the scores of the heads, which are most of what attention reads and writes. It takes no dropout, so it
 serves evaluation, and training without dropout on the probabilities.
 """
 
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from sine_jax.types import Array
 
-_ERROR = 0.05  # of bfloat16, relative to the size of what is read
-_WIDEST = 256  # d on a Hopper GPU; 128 on older ones, where `fault` tells
+_ERROR = 0.05  # the most that bfloat16 may err, relative to the size of the result
+_WIDEST = 256  # the greatest d on a Hopper GPU; older ones take 128, which `fault` finds out
 
 
 def attend(queries: Array, keys: Array, values: Array, *, where: Array) -> Array:
@@ -39,7 +39,7 @@ def _kernel(q: Array, k: Array, v: Array, where: Array) -> Array:
 
 
 def _seen(found: Array, where: Array) -> Array:
-    """The kernel's mask is a large number, so that a query that sees nothing reads the mean of everything."""
+    """What was found, but 0 for queries that see nothing: the kernel gives them the mean of all values."""
     return jnp.where(jnp.any(where, axis=-1)[..., None, None], found, jnp.zeros((), found.dtype))
 
 
@@ -50,7 +50,7 @@ def takes(length: int, width: int, dtype: jnp.dtype | str) -> bool:
 
 @functools.cache
 def fault(length: int, heads: int, width: int) -> str | None:
-    """What keeps the kernel from being used here for T, H and d, all of which it takes; runs it, once each.
+    """Runs the kernel here once for each T, H and d that it `takes`, and says what is wrong with it.
 
     Returns:
       Why it does not run, or that it disagrees with float32 attention; None where it is fine.
@@ -92,6 +92,6 @@ def _reference(q: Array, k: Array, v: Array, *, where: Array) -> Array:
 
 
 def _close(found: Array, expected: Array) -> Array:
-    """Whether every column [B, T, H, d] errs by little of its own size; later ones are smaller, being means of more."""
+    """Whether each column [B, T, H, d] errs by little of its own size; later columns are means of more, so smaller."""
     error, size = (jnp.linalg.norm(x, axis=(2, 3)) for x in (found - expected, expected))
     return jnp.all(error <= _ERROR * size + _ERROR * jnp.mean(size, axis=1, keepdims=True) / 4)

@@ -69,7 +69,7 @@ class ActiveInterest(nn.Module):
 
     Attributes:
       dtype: of the computation.
-      forms: in which it is computed.
+      forms: how it is computed.
     """
 
     dtype: jnp.dtype
@@ -96,9 +96,9 @@ class Fusion(nn.Module):
 
     @nn.compact
     def __call__(self, vectors: Array, log_prior: Array | None) -> UserState:
-        """Maps sub-interest states [..., K, D] and, if any, log-probabilities [..., K] to what scores need."""
+        """Maps sub-interest states [..., K, D] and log-probabilities [..., K] or None to a state that scores items."""
         dim = vectors.shape[-1]
-        # The deviation that Xavier gives the (1, 2D) map over [H; e], of which this is the half that matters.
+        # The deviation is that of Xavier for the (1, 2D) map over [H; e]; only its half over H matters.
         weights = self.param("weights", nn.initializers.normal(math.sqrt(2 / (2 * dim + 1))), (dim,))
         logits = jnp.einsum("...kd,d->...k", vectors, weights.astype(self.dtype), preferred_element_type=jnp.float32)
         if log_prior is not None:

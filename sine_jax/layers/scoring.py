@@ -14,7 +14,7 @@ Carry = TypeVar("Carry")
 
 
 class UserState(NamedTuple):
-    """What remains of a history to score any item with: `Q` vectors, Q = 1 where the candidate does not choose.
+    """What is kept of a history to score any item: Q vectors; Q = 1 where the candidate does not choose among them.
 
     Leading axes are [B] at the end of each history, or [B, T] after each exposure; T may be 1 where a part is the same
     after every exposure.
@@ -63,11 +63,11 @@ class Chunk(NamedTuple):
     """Some items of the catalogue, one after another."""
 
     first: Array  # [] int32, the first of them
-    items: Array  # [C] int32, the items to score; the last item of the catalogue again where there are no more
-    exists: Array  # [C] bool, False where it is there again
+    items: Array  # [C] int32, the items to score, padded with the last item of the catalogue
+    exists: Array  # [C] bool, False at that padding
 
     def places(self, items: Array) -> Array:
-        """Where items [...] stand in the chunk; below 0, or C and above, where they are of another chunk."""
+        """Where items [...] stand in the chunk; below 0, or at least C, for items of other chunks."""
         return items - self.first
 
     def without(self, items: Array) -> Array:
@@ -81,14 +81,14 @@ class Chunk(NamedTuple):
 def over_catalogue(
     step: Callable[[Carry, Chunk], Carry], carry: Carry, *, num_items: int, size: int, recompute: bool = False
 ) -> Carry:
-    """Goes through the catalogue chunk by chunk, so that scores of all of it are never held at once.
+    """Goes through the catalogue chunk by chunk, so that the scores of all items are never in memory at once.
 
     Args:
-      step: what one chunk makes of the carry.
+      step: (carry, chunk) -> the carry after the chunk.
       carry: before the first chunk.
       num_items: N.
       size: C, items of a chunk.
-      recompute: whether the backward pass computes each chunk again, rather than hold what it needs of all of them.
+      recompute: whether the backward pass computes each chunk again, which takes less memory.
 
     Returns:
       The carry after the last chunk.

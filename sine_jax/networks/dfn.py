@@ -25,8 +25,8 @@ class Feedback(NamedTuple):
 class DFN(Network):
     """The internal component encodes each kind of feedback; the external one reads skips by a query of the watches.
 
-    Of the paper's three kinds (click, unclick, dislike) an exposure here has two. Its wide and factorisation-machine
-    parts want fields that there are none of; the candidate takes part by attention over what was watched.
+    The paper has three kinds (click, unclick, dislike); exposures here have two. Its wide and factorisation-machine
+    parts are left out, since they read fields that a log here does not have. The candidate attends to what was watched.
 
     References:
       Xie et al., "Deep Feedback Network for Recommendation", IJCAI 2020, doi 10.24963/ijcai.2020/349.

@@ -17,8 +17,8 @@ class DIN(Network):
     """Each exposure is weighed by what it has to do with the candidate; there is no encoder of the sequence.
 
     The activation unit is bilinear and normalised, where the paper has a small network without a softmax: its weights
-    then need no tensor over (position, candidate, exposure, D), which would be the whole cost of training at every
-    position of a sequence.
+    then need no tensor over (position, candidate, exposure, D), which would take nearly all the time of training at
+    every position of a sequence.
 
     References:
       Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, arXiv 1706.06978.

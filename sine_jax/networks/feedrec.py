@@ -15,10 +15,10 @@ from sine_jax.types import Array, Histories
 
 
 class FeedRec(Network):
-    """Its feedback-aware encoder: over all exposures, then within each kind, then strong to weak.
+    """The paper's feedback-aware encoder: over all exposures, then within each kind, then from strong to weak.
 
-    Of the paper's feedbacks (click, share, dislike, dwell time, ...) an exposure here has one of two: watching is the
-    strong kind, skipping the weak one. Its disentangling loss and the prediction of dwell time are left out.
+    The paper has many feedbacks (click, share, dislike, dwell time, ...); exposures here have two: watching is strong,
+    skipping is weak. Its disentangling loss and the prediction of dwell time are left out.
 
     References:
       Wu et al., "FeedRec: News Feed Recommendation with Various User Feedbacks", WWW 2022, arXiv 2102.04903.

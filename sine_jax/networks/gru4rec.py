@@ -13,7 +13,7 @@ from sine_jax.types import Array, Histories
 
 
 class GRU4Rec(Network):
-    """Layers of GRUs (`model.num_blocks`); its losses are the library's, so that networks differ in the network alone.
+    """Layers of GRUs (`model.num_blocks`); trained by the losses of the library, like every network here.
 
     References:
       Hidasi, Karatzoglou, Baltrunas and Tikk, "Session-based Recommendations with Recurrent Neural Networks", ICLR
@@ -37,7 +37,7 @@ class GRU4Rec(Network):
 
 
 class _Unit(nn.Module):
-    """One GRU step; a user's first starts anew, padding leaves the state as it is."""
+    """One GRU step; the state starts anew at a user's first exposure and stays the same at padding."""
 
     dim: int
     dtype: jnp.dtype

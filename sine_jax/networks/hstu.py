@@ -20,9 +20,9 @@ from sine_jax.types import PAD, Array, Histories
 class HSTU(Network):
     """Each exposure is two tokens, the item and what was done with it; the state is that of the second.
 
-    Attention weights are SiLU of the products and of biases by distance and, with `model.read_times`, by the time in
-    between, divided by the greatest length, not normalised: how much was watched, not only which share, reaches the
-    state.
+    Attention weights are the SiLU of products plus biases, divided by the greatest length. They are not normalised, so
+    the state knows how much was watched, not only which share. There is a bias for the distance and, with
+    `model.read_times`, one for the time in between.
 
     References:
       Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Transducers for Generative

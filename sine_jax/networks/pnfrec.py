@@ -48,7 +48,7 @@ class PNFRec(Network):
         return Outputs(of_vector(watched), extra=skipped)
 
     def auxiliary(self, outputs: Outputs, pairs: Pairs) -> Mapping[str, Mean]:
-        """`opposite`: skipped over watched by the negative encoder; `apart`: it does not speak for the watched item."""
+        """`opposite`: the negative encoder prefers the skipped item; `apart`: the two encoders point different ways."""
         opposite = outputs.extra[..., None, :]
         skips = jnp.sum(opposite * pairs.skips, axis=-1)
         watched = jnp.sum(outputs.extra * pairs.positives, axis=-1)[..., None]

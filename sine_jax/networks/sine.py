@@ -52,7 +52,8 @@ class SINE(Network):
 
         emphasis = None
         if active is not None:
-            # The first key's is that of the padding before it; where there is none, it is read off the key itself.
+            # A key has the sub-interest that it had as a target. The first key was no target: it takes that of the
+            # padding before it or, where there is none, of its own item.
             place = places(histories)
             alone = table[jnp.where(place.length < config.max_len, PAD, histories.items)] @ interests.T
             of_keys = jnp.where(place.first, jnp.argmax(alone, axis=-1), jnp.roll(active, 1, axis=1))
