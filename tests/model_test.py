@@ -14,11 +14,9 @@ from sine_jax.types import PAD, Histories, TrainBatch
 
 N, T = 30, 8
 
-apply = jax.jit(model.apply, static_argnames="config")
-encode = jax.jit(model.encode, static_argnames="config")
-init = jax.jit(model.init, static_argnums=(1, 2))
-score = jax.jit(model.score, static_argnames="config")
-total = jax.jit(lambda *args: model.objective(*args)[0], static_argnums=3)
+
+def total(params, batches, key, config):
+    return model.objective(params, batches, key, config)[0]
 
 
 def small(preset="default", **overrides):
@@ -73,13 +71,11 @@ def config(request):
 
 @pytest.fixture
 def params(config):
-    return init(jax.random.key(0), config, N)
+    return model.init(jax.random.key(0), config, N)
 
 
 def loud(params):
-    """Parameters away from their small start, so that what depends on something shows it."""
-    keys = iter(jax.random.split(jax.random.key(9), len(jax.tree.leaves(params))))
-    return jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
+    return model.moved(params, jax.random.key(9))
 
 
 @pytest.mark.parametrize("what", ["scores", "active"])
@@ -87,14 +83,14 @@ def test_no_exposure_at_or_after_its_target_has_influence(config, params, what):
     """Gradients of what is said after exposure t, with respect to what is read at each position."""
     if what == "active" and config.model.active != "learned":
         config = configs.replace(config, {"model.active": "learned"})
-        params = init(jax.random.key(0), config, N)
+        params = model.init(jax.random.key(0), config, N)
     params, batch = loud(params), batch_of([T, 5], config=config)
     # One embedding row per position of the window, so that a gradient by row is one by position.
     unique = jnp.arange(1, 2 * T + 1).reshape(2, T)
     batch = batch._replace(items=jnp.where(batch.items == PAD, PAD, unique))
 
     def said(table, t):
-        outputs = apply({**params, "item_embedding": table}, batch, config)
+        outputs = model.apply({**params, "item_embedding": table}, batch, config)
         if what == "active":
             return jnp.sum(outputs.log_active[:, t, 0])
         candidate = params["item_embedding"][jnp.full((2, T, 1), N)]
@@ -112,51 +108,53 @@ def test_targets_do_not_change_what_is_said(config, params):
     batch = batch_of([T, 5], config=config)
     other = batch_of([T, 5], seed=1, config=config)
     changed = batch._replace(positives=other.positives, negatives=other.negatives, skips=other.skips)
-    jax.tree.map(np.testing.assert_array_equal, apply(params, batch, config), apply(params, changed, config))
+    jax.tree.map(
+        np.testing.assert_array_equal, model.apply(params, batch, config), model.apply(params, changed, config)
+    )
 
 
 def test_the_released_filter_does_look_at_its_target():
     config = small("official", model__active="filter", model__filter_strength=0.1)
-    params = loud(init(jax.random.key(0), config, N))
+    params = loud(model.init(jax.random.key(0), config, N))
     batch = batch_of([T, T], config=config)
     changed = batch._replace(positives=jnp.flip(batch.positives, axis=0))
-    one, other = (apply(params, b, config).state.vectors for b in (batch, changed))
+    one, other = (model.apply(params, b, config).state.vectors for b in (batch, changed))
     assert np.max(np.abs(one - other)) > 1e-3
 
 
 def test_scores_depend_neither_on_padding_nor_on_t_nor_on_the_batch(config, params):
     params, batch = loud(params), batch_of([5, 3, 1], config=config)
     candidates = jnp.arange(1, 13).reshape(3, 4)
-    scores = score(params, batch.histories, candidates, config)
+    scores = model.score(params, batch.histories, candidates, config)
 
     def close(actual, expected):
         np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
     for row in range(3):  # alone
         one = slice(row, row + 1)
-        close(score(params, rows(batch.histories, one), candidates[one], config), scores[one])
+        close(model.score(params, rows(batch.histories, one), candidates[one], config), scores[one])
     trimmed = jax.tree.map(lambda x: x[:, -5:], batch.histories)
-    close(score(params, trimmed, candidates, config), scores)
+    close(model.score(params, trimmed, candidates, config), scores)
     longer = configs.replace(config, {"model.max_len": T + 6})
     rows_more = jnp.zeros((6, config.model.dim))
     wider = {**params, "position_embedding": jnp.concatenate([params["position_embedding"], rows_more])}
-    close(score(wider, widened(batch, 6).histories, candidates, longer), scores)
+    close(model.score(wider, widened(batch, 6).histories, candidates, longer), scores)
 
 
 def test_official_depends_on_t_as_released():
     config = small("official")
-    params = loud(init(jax.random.key(0), config, N))
+    params = loud(model.init(jax.random.key(0), config, N))
     batch, longer = batch_of([5]), configs.replace(config, {"model.max_len": T + 6})
     more = {**params, "position_embedding": jnp.pad(params["position_embedding"], ((6, 0), (0, 0)))}
     candidates = jnp.arange(1, 5)[None]
-    short = score(params, batch.histories, candidates, config)
-    wide = score(more, widened(batch, 6).histories, candidates, longer)
+    short = model.score(params, batch.histories, candidates, config)
+    wide = model.score(more, widened(batch, 6).histories, candidates, longer)
     assert np.max(np.abs(short - wide)) > 1e-4
 
 
 def test_loss_and_gradient_are_those_of_the_padded_batch(config, params):
     params, batch = loud(params), batch_of([5, 3, T, 1], config=config)
-    value_and_grad = jax.value_and_grad(lambda p, b: total(p, b, None, config))
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p, b: total(p, b, None, config)))
     grouped = (
         rows(batch, jnp.array([2])),
         jax.tree.map(lambda x: x[:, -5:] if x.ndim > 1 else x, rows(batch, jnp.array([0, 1, 3]))),
@@ -171,8 +169,8 @@ def test_loss_and_gradient_are_those_of_the_padded_batch(config, params):
 def test_permuting_candidates_permutes_scores(config, params):
     batch, candidates = batch_of([5, 3]), jnp.arange(1, 13).reshape(2, 6)
     order = jnp.array([3, 1, 5, 0, 2, 4])
-    scores = score(params, batch.histories, candidates, config)
-    permuted = score(params, batch.histories, candidates[:, order], config)
+    scores = model.score(params, batch.histories, candidates, config)
+    permuted = model.score(params, batch.histories, candidates[:, order], config)
     np.testing.assert_allclose(permuted, scores[:, order], rtol=1e-5, atol=1e-6)
 
 
@@ -182,36 +180,36 @@ def test_polarity_is_read_only_when_asked_for():
     candidates = jnp.arange(1, 9).reshape(2, 4)
     for read_skips in (False, True):
         config = small(model__read_skips=read_skips)
-        params = loud(init(jax.random.key(0), config, N))
+        params = loud(model.init(jax.random.key(0), config, N))
         same = np.allclose(
-            score(params, batch.histories, candidates, config), score(params, flipped, candidates, config)
+            model.score(params, batch.histories, candidates, config), model.score(params, flipped, candidates, config)
         )
         assert same != read_skips
 
 
 def test_the_active_interest_takes_part_at_inference():
     config = small()
-    params = loud(init(jax.random.key(0), config, N))
+    params = loud(model.init(jax.random.key(0), config, N))
     other = {**params, "active": jax.tree.map(lambda x: x + 1.0, params["active"])}
     histories, candidates = batch_of([T, 4]).histories, jnp.arange(1, 9).reshape(2, 4)
-    difference = score(params, histories, candidates, config) - score(other, histories, candidates, config)
+    difference = model.score(params, histories, candidates, config) - model.score(other, histories, candidates, config)
     assert np.max(np.abs(difference)) > 1e-4
 
 
 @pytest.mark.parametrize("fusion", ["sum", "collapsed"])
 def test_user_vectors_retrieve_what_is_scored(fusion):
     config = small(model__fusion=fusion)
-    params = loud(init(jax.random.key(0), config, N))
+    params = loud(model.init(jax.random.key(0), config, N))
     histories = batch_of([5, 3]).histories
     vectors = model.user_vectors(params, histories, config)
     candidates = jnp.broadcast_to(jnp.arange(1, N + 1), (2, N))
     expected = vectors @ params["item_embedding"][1:].T
-    np.testing.assert_allclose(score(params, histories, candidates, config), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.score(params, histories, candidates, config), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_candidate_aware_fusion_has_no_user_vector_and_says_so():
     config = small(model__fusion="candidate_aware")
-    params = init(jax.random.key(0), config, N)
+    params = model.init(jax.random.key(0), config, N)
     with pytest.raises(
         ValueError, match="^model.name=sine, model.fusion=candidate_aware: .*; .* model.fusion=collapsed"
     ):
@@ -221,20 +219,20 @@ def test_a_candidate_aware_fusion_has_no_user_vector_and_says_so():
 def test_candidate_aware_fusion_does_look_at_the_candidate():
     """No single vector explains its scores: as a map from items they are not linear."""
     config = small(model__fusion="candidate_aware")
-    params = loud(init(jax.random.key(0), config, N))
+    params = loud(model.init(jax.random.key(0), config, N))
     params["item_embedding"] = (
         params["item_embedding"].at[3].set(params["item_embedding"][1] + params["item_embedding"][2])
     )
-    scores = score(params, batch_of([T]).histories, jnp.array([[1, 2, 3]]), config)[0]
+    scores = model.score(params, batch_of([T]).histories, jnp.array([[1, 2, 3]]), config)[0]
     assert abs(scores[0] + scores[1] - scores[2]) > 1e-3
 
 
 def test_dropout_acts_in_training_alone():
     config = small(model__dropout=0.5)
-    params = loud(init(jax.random.key(0), config, N))
+    params = loud(model.init(jax.random.key(0), config, N))
     batch = batch_of([T, 4])
     keys = [None, None, jax.random.key(0), jax.random.key(0), jax.random.key(1)]
-    runs = [np.asarray(apply(params, batch, config, key=key).state.vectors) for key in keys]
+    runs = [np.asarray(model.apply(params, batch, config, key=key).state.vectors) for key in keys]
     np.testing.assert_array_equal(runs[0], runs[1])
     np.testing.assert_array_equal(runs[2], runs[3])
     assert not np.allclose(runs[0], runs[2])
@@ -247,32 +245,32 @@ def test_any_number_of_interests_heads_and_blocks_in_either_type(preset, shape):
     interests, heads, blocks = shape
     config = small(preset, model__num_interests=interests, model__num_heads=heads, model__num_blocks=blocks)
     half = configs.replace(config, {"model.dtype": "bfloat16"})
-    params = init(jax.random.key(0), config, N)
-    assert {x.dtype for x in jax.tree.leaves(init(jax.random.key(0), half, N))} == {jnp.dtype("float32")}
+    params = model.init(jax.random.key(0), config, N)
+    assert {x.dtype for x in jax.tree.leaves(model.init(jax.random.key(0), half, N))} == {jnp.dtype("float32")}
     batch = batch_of([T, 4], config=config)
     losses = [total(params, batch, jax.random.key(0), c) for c in (config, half)]
     assert all(loss.dtype == jnp.float32 for loss in losses)
     np.testing.assert_allclose(losses[1], losses[0], rtol=3e-2)
-    assert apply(params, batch, half).state.vectors.dtype == jnp.bfloat16
+    assert model.apply(params, batch, half).state.vectors.dtype == jnp.bfloat16
 
 
 def test_training_and_inference_agree_on_the_last_position(config, params):
     batch = batch_of([5, T], config=config)
-    at_each = apply(params, batch, config).state
+    at_each = model.apply(params, batch, config).state
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a[:, -1], b, rtol=1e-5, atol=1e-6),
         at_each,
-        encode(params, batch.histories, config).state,
+        model.encode(params, batch.histories, config).state,
     )
 
 
 def test_scores_map_over_users():
     config = small()
-    params = init(jax.random.key(0), config, N)
+    params = model.init(jax.random.key(0), config, N)
     histories, candidates = batch_of([5, 3]).histories, jnp.arange(1, 9).reshape(2, 4)
-    one = jax.vmap(lambda h, c: score(params, jax.tree.map(lambda x: x[None], h), c[None], config)[0])
+    one = jax.vmap(lambda h, c: model.score(params, jax.tree.map(lambda x: x[None], h), c[None], config)[0])
     np.testing.assert_allclose(
-        one(histories, candidates), score(params, histories, candidates, config), rtol=1e-5, atol=1e-6
+        one(histories, candidates), model.score(params, histories, candidates, config), rtol=1e-5, atol=1e-6
     )
 
 

@@ -25,12 +25,7 @@ def configured(name: str, **model_options: object) -> configs.Config:
 @functools.cache
 def parameters(name: str) -> dict:
     """Parameters away from any symmetric start."""
-    params = model.init(jax.random.key(1), configured(name), N)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return jax.tree.unflatten(
-        structure, [x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    )
+    return model.moved(model.init(jax.random.key(1), configured(name), N), jax.random.key(2))
 
 
 def histories(padding: int = 0) -> Histories:
@@ -115,12 +110,17 @@ def test_the_last_state_scores_candidates_as_it_scores_the_catalogue(name):
 def test_every_parameter_learns_and_the_loss_falls(name):
     config, params = configured(name), parameters(name)
     value = jax.jit(jax.value_and_grad(lambda p: model.objective(p, batch(), None, config)[0]))
+
+    @jax.jit
+    def step(params, gradients):
+        return jax.tree.map(lambda p, g: p - 0.01 * g / (1e-9 + jnp.abs(g).max()), params, gradients)
+
     first, gradients = value(params)
     for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert np.isfinite(gradient).all(), path
         assert np.abs(gradient).max() > 0, path
     for _ in range(5):
-        params = jax.tree.map(lambda p, g: p - 0.01 * g / (1e-9 + jnp.abs(g).max()), params, value(params)[1])
+        params = step(params, value(params)[1])
     assert value(params)[0] < first
 
 

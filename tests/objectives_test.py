@@ -1,5 +1,7 @@
 """Terms, their weights, and what each is made of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import models as model
@@ -13,10 +15,6 @@ from sine_jax.model import active_relation, build_model
 from sine_jax.types import PAD, TrainBatch
 
 N, T = 20, 4
-
-init = jax.jit(model.init, static_argnums=(1, 2))
-apply = jax.jit(model.apply, static_argnames="config")
-evaluated = jax.jit(model.objective, static_argnums=3)
 
 
 def setup(**overrides):
@@ -32,12 +30,12 @@ def setup(**overrides):
     negatives = rng.integers(1, N + 1, (*shape, config.objective.num_negatives))
     items = rng.integers(1, N + 1, shape)
     batch = TrainBatch(*map(jnp.array, (np.arange(3), items, items > 0, positives, negatives, skips)))
-    return config, init(jax.random.key(0), config, N), batch
+    return config, model.init(jax.random.key(0), config, N), batch
 
 
 def test_loss_is_the_weighed_sum_of_its_terms():
     config, params, batch = setup(objective__sampled=0.5, objective__passive=2.0, objective__dcor=0.3)
-    loss, terms = evaluated(params, batch, None, config)
+    loss, terms = model.objective(params, batch, None, config)
     weights = {"sampled": 0.5, "passive": 2.0, "dcor": 0.3, "l2": 0.01, "active": 0.1}
     assert set(terms) == set(weights)
     np.testing.assert_allclose(loss, sum(weights[name] * terms[name] for name in terms), rtol=1e-5)
@@ -46,14 +44,14 @@ def test_loss_is_the_weighed_sum_of_its_terms():
 @pytest.mark.parametrize("term", ["sampled", "passive", "dcor", "l2", "active"])
 def test_a_term_of_weight_zero_is_left_out(term):
     config, params, batch = setup(**{f"objective__{term}": 0.0})
-    assert term not in evaluated(params, batch, None, config)[1]
+    assert term not in model.objective(params, batch, None, config)[1]
 
 
 def test_pairs_are_those_that_exist():
     config, params, batch = setup(objective__num_negatives=2, objective__num_skips=3)
     scores = np.asarray(
         scoring.score(
-            apply(params, batch, config).state,
+            model.apply(params, batch, config).state,
             params["item_embedding"][jnp.concatenate([batch.positives[..., None], batch.negatives, batch.skips], -1)],
         )
     )
@@ -63,7 +61,7 @@ def test_pairs_are_those_that_exist():
         expected["passive"] += [
             np.log1p(np.exp(scores[b, t, 3 + s] - scores[b, t, 0])) for s in range(3) if batch.skips[b, t, s] != PAD
         ]
-    _, terms = evaluated(params, batch, None, config)
+    _, terms = model.objective(params, batch, None, config)
     for name, values in expected.items():
         np.testing.assert_allclose(terms[name], np.mean(values), rtol=1e-5)
 
@@ -71,9 +69,9 @@ def test_pairs_are_those_that_exist():
 def test_l2_is_the_norm_or_its_square():
     config, params, batch = setup(objective__l2_form="norm")
     norm = np.linalg.norm(params["item_embedding"])
-    np.testing.assert_allclose(evaluated(params, batch, None, config)[1]["l2"], norm, rtol=1e-5)
+    np.testing.assert_allclose(model.objective(params, batch, None, config)[1]["l2"], norm, rtol=1e-5)
     config, params, batch = setup(objective__l2_form="squared")
-    np.testing.assert_allclose(evaluated(params, batch, None, config)[1]["l2"], norm**2, rtol=1e-5)
+    np.testing.assert_allclose(model.objective(params, batch, None, config)[1]["l2"], norm**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["hard", "soft"])
@@ -87,17 +85,17 @@ def test_active_term_is_a_cross_entropy_to_what_the_pair_names(form):
         target = jax.nn.softmax(relation)
     else:
         target = np.eye(config.model.num_interests)[np.argmax(relation, -1)]
-    log_active = apply(params, batch, config).log_active
+    log_active = model.apply(params, batch, config).log_active
     where = batch.positives != PAD
     expected = -np.sum(np.where(where, np.sum(target * log_active, -1), 0)) / np.sum(where)
-    np.testing.assert_allclose(evaluated(params, batch, None, config)[1]["active"], expected, rtol=1e-5)
+    np.testing.assert_allclose(model.objective(params, batch, None, config)[1]["active"], expected, rtol=1e-5)
 
 
 def test_the_active_term_reaches_the_head_and_the_interests_through_the_prediction_alone():
     config, params, batch = setup(
         objective__sampled=0.0, objective__passive=0.0, objective__dcor=0.0, objective__l2=0.0
     )
-    gradients = jax.grad(lambda p: model.objective(p, batch, None, config)[0])(params)
+    gradients = jax.jit(jax.grad(lambda p: model.objective(p, batch, None, config)[0]))(params)
     assert np.any(gradients["active"]["query"]["kernel"])
     unread = np.setdiff1d(np.arange(1, N + 1), np.asarray(batch.items))
     assert len(unread)
@@ -109,7 +107,7 @@ def test_learned_weights_follow_the_uncertainty():
     log_variances = {"sampled": 0.4, "passive": -0.3, "active": 0.1}
     assert set(params["log_variances"]) == set(log_variances)
     params["log_variances"] = jax.tree.map(jnp.asarray, log_variances)
-    loss, terms = evaluated(params, batch, None, config)
+    loss, terms = model.objective(params, batch, None, config)
     weights = {"sampled": 1.0, "passive": 1.0, "active": 0.1, "dcor": 1.0, "l2": 0.01}
     expected = sum(
         weights[name]
@@ -134,15 +132,18 @@ def test_schedules_start_and_end_where_they_say():
 
 def test_a_scheduled_weight_is_a_function_of_the_step_inside_jit():
     config, params, batch = setup(objective__passive="linear:0:1:10")
-    loss = jax.jit(lambda step: model.objective(params, batch, None, config, step=step)[0])
-    _, terms = evaluated(params, batch, None, config)
+
+    def loss(step):
+        return model.objective(params, batch, None, config, step=step)[0]
+
+    _, terms = model.objective(params, batch, None, config)
     np.testing.assert_allclose(loss(10) - loss(0), terms["passive"], rtol=1e-4)
 
 
 def test_one_batch_and_its_halves_give_the_same():
     config, params, batch = setup()
     halves = tuple(jax.tree.map(lambda x, s=s: x[s], batch) for s in (slice(0, 1), slice(1, 3)))
-    whole, parts = (evaluated(params, b, None, config) for b in (batch, halves))
+    whole, parts = (model.objective(params, b, None, config) for b in (batch, halves))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), parts, whole)
 
 
@@ -150,17 +151,18 @@ def test_best_interest_compares_by_the_interest_that_parts_the_pair_best():
     config, params, batch = setup(model__fusion="sum", objective__passive_form="best_interest")
     table = params["item_embedding"]
     difference = table[batch.positives] - table[batch.skips[..., 0]]
-    margin = jnp.max(jnp.einsum("btkd,btd->btk", apply(params, batch, config).interests, difference), -1)
+    margin = jnp.max(jnp.einsum("btkd,btd->btk", model.apply(params, batch, config).interests, difference), -1)
     where = (batch.positives != PAD) & (batch.skips[..., 0] != PAD)
     expected = losses.mean([losses.preference_loss(margin, jnp.zeros_like(margin), where=where)])
-    np.testing.assert_allclose(evaluated(params, batch, None, config)[1]["passive"], expected, rtol=1e-5)
+    np.testing.assert_allclose(model.objective(params, batch, None, config)[1]["passive"], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [7, 1024])
 def test_the_full_softmax_is_over_the_catalogue_less_what_else_was_watched(chunk, monkeypatch):
     monkeypatch.setattr(objectives, "CHUNK", chunk)
     config, params, batch = setup(objective__sampled_form="full_softmax")
-    found = model.objective(params, batch, None, config)[1]["sampled"]
+    value = functools.partial(objectives.objective, config=config, model=model.of(params, config))
+    found = jax.jit(value)(params, batch, None)[1]["sampled"]
     read = model.apply(params, batch, config)
     scores = np.asarray(model.score_items(params, read, jnp.arange(1, N + 1), config))
     expected = []
@@ -175,9 +177,9 @@ def test_the_full_softmax_is_over_the_catalogue_less_what_else_was_watched(chunk
 
 def test_the_pointwise_term_is_over_the_watched_item_and_its_skips():
     config, params, batch = setup(objective__pointwise=1.0, objective__num_skips=2)
-    found = evaluated(params, batch, None, config)[1]["pointwise"]
+    found = model.objective(params, batch, None, config)[1]["pointwise"]
     items = jnp.concatenate([batch.positives[..., None], batch.skips], axis=-1)
-    scores = np.asarray(scoring.score(apply(params, batch, config).state, params["item_embedding"][items]))
+    scores = np.asarray(scoring.score(model.apply(params, batch, config).state, params["item_embedding"][items]))
     there = np.asarray((batch.positives != PAD)[..., None] & (items != PAD))
     margins = np.where(np.arange(3) == 0, scores, -scores)
     np.testing.assert_allclose(found, np.log1p(np.exp(-margins))[there].mean(), rtol=1e-5)

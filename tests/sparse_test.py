@@ -98,15 +98,12 @@ OPTIONS = {
 def test_the_gradient_of_touched_rows_is_the_dense_one(name):
     config = configured(**SMALL, **OPTIONS[name], optimizer__embedding="rows")
     batches, params = batches_of(config), model.init(jax.random.key(0), config, NUM_ITEMS)
-    loss = functools.partial(
-        jax.value_and_grad(objective, has_aux=True),
-        key=None,
-        config=config,
-        model=build_model(config.model, num_items=NUM_ITEMS),
-    )
-    expected, dense = loss(params, batches)
-    seen = sparse.touch(params, batches)
-    found, local = loss(seen.params, seen.batches)
+    built = build_model(config.model, num_items=NUM_ITEMS)
+    loss = functools.partial(objective, key=None, config=config, model=built)
+    value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    expected, dense = value_and_grad(params, batches)
+    seen = jax.jit(sparse.touch)(params, batches)
+    found, local = value_and_grad(seen.params, seen.batches)
     jax.tree.map(close, found, expected)
     items = np.unique(
         np.concatenate([np.ravel(x) for b in batches for x in (b.items, b.positives, b.negatives, b.skips)])
