@@ -43,7 +43,7 @@ def main() -> None:
     dataset = datasets.load(DATA.value)
     found = figures.analyse(
         dataset.log,
-        splits.split(dataset.log, config.data).test,
+        splits.split(dataset.log, config=config.data).test,
         num_items=dataset.info.num_items,
         session_gap=SESSION_GAP.value,
     )

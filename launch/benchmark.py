@@ -70,7 +70,9 @@ def main() -> None:
             say("recbole: timing it and this library in turns")
             with tempfile.TemporaryDirectory() as scratch:
                 config = rival.configuration()
-                results.append(rival.compare(bench, config, python, Path(scratch), batches=AGAINST_BATCHES.value))
+                results.append(
+                    rival.compare(bench, python, Path(scratch), config=config, batches=AGAINST_BATCHES.value)
+                )
     print(report.write(bench, results, out))
     print(f"wrote {out / 'benchmark.json'} and benchmark.md")
 

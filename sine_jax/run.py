@@ -78,7 +78,7 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
     identity = identify(dataset)
     setup = set_up(dataset, config=config)
     path = workdir.create(folder)
-    workdir.claim(path, config, identity, command=command)
+    workdir.claim(path, identity, config=config, command=command)
     store_path = path / workdir.CHECKPOINTS
     state, at = _resumed(store_path, setup)
     store = checkpoints.open_store(store_path)
@@ -88,7 +88,7 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
         with progress.display(done=at.step, total=total) as display:
             if at.step:
                 display.say(f"resuming at step {at.step}, after epoch {at.epoch}")
-            while at.epoch < config.train.epochs and not stopped(at, config):
+            while at.epoch < config.train.epochs and not stopped(at, config=config):
                 state, at = _epoch(setup, config, state, at, metrics, display)
                 metrics.flush()  # first: a checkpoint must never be ahead of the records
                 if _is_due(at, config):
@@ -109,7 +109,7 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
         raise ValueError(f"model.attention=fused: the kernel does not work here ({fault}); use auto, or blocks")
     num_items, config = dataset.info.num_items, settle_attention(config)
     model = build_model(config.model, num_items=num_items)
-    split = splits.split(dataset.log, config.data).valid
+    split = splits.split(dataset.log, config=config.data).valid
     feed = pipeline.feed(dataset.log, split, config=config, num_items=num_items, packed=model.packs)
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * feed.strata.num_steps)
     epochs = {**training.EPOCHS, "auto": training.EPOCHS[pipeline.fitting(feed.source)]}
@@ -286,7 +286,7 @@ def identify(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def stopped(at: Progress, config: Config) -> bool:
+def stopped(at: Progress, *, config: Config) -> bool:
     """Whether to stop early: `patience` validations in a row brought no gain."""
     return 0 < config.train.patience <= at.since_gain
 
@@ -344,7 +344,7 @@ def _epoch(
 
 def _is_due(at: Progress, config: Config) -> bool:
     """Whether to save: at the asked interval, at a new best, and at the end."""
-    ends = at.epoch == config.train.epochs or stopped(at, config)
+    ends = at.epoch == config.train.epochs or stopped(at, config=config)
     return ends or at.best_step == at.step or at.epoch % config.train.checkpoint_every == 0
 
 
@@ -365,7 +365,7 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> Non
 
 def _summary(at: Progress, config: Config) -> str:
     ended, why = "finished", "all epochs done"
-    if stopped(at, config):
+    if stopped(at, config=config):
         ended, why = "stopped early", f"validation {config.train.metric} did not improve {at.since_gain} times in a row"
     best = "" if at.best is None else f"; best {config.train.metric} {at.best:.4f} at step {at.best_step}"
     return f"{ended} after epoch {at.epoch}, step {at.step}: {why}{best}"

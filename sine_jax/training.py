@@ -110,7 +110,7 @@ def resident_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
         batches = pipeline.order(feed, epoch, multiple=parallel.device_count())
         by_row = tuple(np.ascontiguousarray(batch.swapaxes(0, 1)) for batch in batches)
         placed = parallel.place_rows(parallel.process_rows(by_row))
-        drawn, seed = np.int32(pipeline.negatives_epoch(epoch, config)), np.uint32(config.train.seed)
+        drawn, seed = np.int32(pipeline.negatives_epoch(epoch, config=config)), np.uint32(config.train.seed)
         for begin in range(0, num_steps, length):
             count = min(length, num_steps - begin)
             yield count, (resident, *parallel.replicate((drawn, seed, np.int32(begin), np.int32(count)))), placed

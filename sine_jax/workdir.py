@@ -127,13 +127,13 @@ def write_folder_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
 
 
-def claim(folder: Path, config: Config, data: Mapping[str, Any], *, command: Sequence[str]) -> None:
+def claim(folder: Path, data: Mapping[str, Any], *, config: Config, command: Sequence[str]) -> None:
     """Notes what the run is, or checks that it is the run that was begun here.
 
     Args:
       folder: of `create`.
-      config: every choice.
       data: what identifies the data set.
+      config: every choice.
       command: what the user typed.
 
     Raises:

@@ -28,7 +28,7 @@ def configured(**overrides):
 
 def fed(config, log=None, packed=True):
     log = random_log() if log is None else log
-    split = splits.split(log, config.data).valid
+    split = splits.split(log, config=config.data).valid
     return pipeline.feed(log, split, config=config, num_items=NUM_ITEMS, packed=packed)
 
 

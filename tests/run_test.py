@@ -163,9 +163,9 @@ def test_patience_counts_validations_since_the_last_gain():
     config, at, seen = configured(train__patience=2), Progress(0, 0), []
     for value in (0.5, 0.4, 0.6, 0.6, 0.5):
         at = run.validated(at, value)
-        seen.append((at.best, at.since_gain, run.stopped(at, config)))
+        seen.append((at.best, at.since_gain, run.stopped(at, config=config)))
     assert seen == [(0.5, 0, False), (0.5, 1, False), (0.6, 0, False), (0.6, 1, False), (0.6, 2, True)]
-    assert not run.stopped(at, configured(train__patience=0))
+    assert not run.stopped(at, config=configured(train__patience=0))
 
 
 @pytest.mark.parametrize("told", ["RESOURCE_EXHAUSTED: No space left on device", "[Errno 28] No space left on device"])
@@ -192,7 +192,7 @@ def test_a_workdir_without_a_checkpoint_protects_nothing(data, tmp_path):
     """An option that was mistyped at first can be mended in place."""
     identity = run.identify(datasets.load(data))
     for seed in (1, 2):
-        workdir.claim(tmp_path, configured(train__seed=seed), identity, command=["train"])
+        workdir.claim(tmp_path, identity, config=configured(train__seed=seed), command=["train"])
         assert workdir.read_config(tmp_path).train.seed == seed
 
 

@@ -72,7 +72,7 @@ def lay_out(log: EventLog, split: Split, *, config: Config, num_items: int) -> S
     Raises:
       ValueError: a user has seen the whole catalogue.
     """
-    reading, objective = windows.of_config(log, split, config), config.objective
+    reading, objective = windows.of_config(log, split, config=config), config.objective
     seen = negatives.none_seen(log.num_users)
     if objective.exclude_seen:
         own = log.feedback == WATCHED if objective.negatives == "skips" else None
@@ -182,7 +182,7 @@ def epoch(
 
     Args:
       log: the exposures.
-      split: what may be learned from, such as `splits.split(log, config.data).valid`.
+      split: what may be learned from, such as `splits.split(log, config=config.data).valid`.
       config: the choices; order and negatives follow from `train.seed`.
       num_items: N.
       epoch: from 0.
@@ -210,7 +210,7 @@ def host_batches(feed: Feed, users: Sequence[np.ndarray], epoch: int, *, devices
     They are made to be split over `devices`: each then has the batches that it would gather itself.
     """
     config = feed.config
-    drawn, seed = negatives_epoch(epoch, config), np.uint32(config.train.seed)
+    drawn, seed = negatives_epoch(epoch, config=config), np.uint32(config.train.seed)
 
     def random_bits(owners: np.ndarray, ranks: np.ndarray) -> np.ndarray:
         return np.asarray(parallel.on_host(_random_bits)(seed, drawn, owners, ranks, config.objective.num_negatives))
@@ -245,7 +245,7 @@ def _assembled(feed: Feed, users: Sequence[Any], random_bits: RandomBits, *, dev
     )
 
 
-def negatives_epoch(epoch: int, config: Config) -> int:
+def negatives_epoch(epoch: int, *, config: Config) -> int:
     """The epoch whose negatives are drawn: always the first where they are not drawn anew."""
     return epoch if config.objective.resample_negatives else 0
 

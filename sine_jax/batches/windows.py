@@ -108,7 +108,7 @@ def read(
     )
 
 
-def of_config(log: EventLog, split: Split, config: Config) -> Reading:
+def of_config(log: EventLog, split: Split, *, config: Config) -> Reading:
     """`read` as a configuration says."""
     objective = config.objective
     ahead = objective.skips == "ahead"

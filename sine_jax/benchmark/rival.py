@@ -108,12 +108,12 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def export(log: EventLog, config: Config, folder: Path) -> int:
+def export(log: EventLog, folder: Path, *, config: Config) -> int:
     """Writes the training data as RecBole's atomic file; returns how many targets it has.
 
     These are the last T + 1 watched exposures of each user's training part; RecBole would train on earlier targets too.
     """
-    ends = splits.split(log, config.data).valid.train_end
+    ends = splits.split(log, config=config.data).valid.train_end
     watched = np.flatnonzero((log.feedback == WATCHED) & log.before(ends))
     owners = log.users[watched]
     after = np.searchsorted(owners, owners, side="right") - np.arange(len(owners)) - 1  # watched later by the same user
@@ -155,7 +155,7 @@ def settings(config: Config, folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def started(python: Path, config: Config, folder: Path) -> Iterator[Rival]:
+def started(python: Path, folder: Path, *, config: Config) -> Iterator[Rival]:
     """Starts a worker that loads an export; ends it after the block."""
     log = folder / "worker.log"
     with log.open("w") as errors:
@@ -177,7 +177,7 @@ def started(python: Path, config: Config, folder: Path) -> Iterator[Rival]:
             process.communicate()
 
 
-def compare(bench: Bench, config: Config, python: Path, folder: Path, *, batches: int) -> Result:
+def compare(bench: Bench, python: Path, folder: Path, *, config: Config, batches: int) -> Result:
     """Times epochs here and batches of RecBole, in turns, after both have warmed up.
 
     Args:
@@ -187,10 +187,10 @@ def compare(bench: Bench, config: Config, python: Path, folder: Path, *, batches
       folder: where the export and the worker's log are written.
       batches: how many of RecBole's batches a repeat times; at most an epoch.
     """
-    targets = export(bench.data.log, config, folder)
+    targets = export(bench.data.log, folder, config=config)
     setup = run.set_up(bench.data, config=config)
     state = parallel.replicate(setup.initial())
-    with started(python, config, folder) as rival:
+    with started(python, folder, config=config) as rival:
         batches = min(batches, rival.batches)
         _ask(rival.process, {"batches": min(WARM_UP, batches)}, folder / "worker.log")
         state = jax.block_until_ready(setup.run_epoch(state, 0, lambda report: None))

@@ -196,7 +196,7 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
 
 def _occupancy(config: Config, dataset: Dataset) -> Occupancy:
     """The real positions in an epoch's batches, and all positions that are computed."""
-    reading = windows.of_config(dataset.log, splits.split(dataset.log, config.data).valid, config)
+    reading = windows.of_config(dataset.log, splits.split(dataset.log, config=config.data).valid, config=config)
     model = build_model(config.model, num_items=dataset.info.num_items)
     strata = pipeline.stratify(reading, config=config, packed=model.packs)
     rows = pipeline.schedule(strata, seed=0, epoch=0, multiple=parallel.device_count())

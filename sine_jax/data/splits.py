@@ -21,7 +21,7 @@ class Splits(NamedTuple):
     test: Split
 
 
-def split(log: EventLog, config: configs.DataConfig) -> Splits:
+def split(log: EventLog, *, config: configs.DataConfig) -> Splits:
     """The splits that a configuration names."""
     after_target = config.candidates == "released"
     if config.split_by == "by_time":

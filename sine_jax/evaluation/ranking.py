@@ -41,7 +41,7 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
     Raises:
       ValueError: nobody has a target.
     """
-    chosen = splits.split(log, config.data)._asdict()[part]
+    chosen = splits.split(log, config=config.data)._asdict()[part]
     population = protocol.population(log, chosen)
     if not len(population.users):
         why = ", ".join(f"{count} with {reason}" for reason, count in population.left_out.items())
@@ -51,7 +51,7 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
     later = splits.Splits._fields.index(part)  # the released window grows by a column from validation to test
     batches = candidates.batches(
         population,
-        windows.of_config(log, chosen, config),
+        windows.of_config(log, chosen, config=config),
         max_len=config.model.max_len,
         margin=max(config.data.window_margin - later, 0),
         batch_size=BATCH_SIZE,

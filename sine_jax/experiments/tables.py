@@ -63,7 +63,7 @@ def run_suite(
       after_run: called after each, to forget what it compiled.
     """
     fingerprint = datasets.load(data).info.fingerprint
-    rows = counting_rows(data, folder, methods[0].config, fingerprint=fingerprint)
+    rows = counting_rows(data, folder, config=methods[0].config, fingerprint=fingerprint)
     taken: dict[str, Config] = {}
     for seed in seeds:  # seed by seed, so that a table cut short has every method
         for method in methods:
@@ -87,7 +87,9 @@ def run_suite(
                 say(f"{method.name}, seed {seed}")
                 _train(configs.replace(taken[method.name], {"train.seed": seed}), data, target)
                 after_run()
-    return rows + [gathered(method.name, taken[method.name], folder, fingerprint=fingerprint) for method in methods]
+    return rows + [
+        gathered(method.name, folder, config=taken[method.name], fingerprint=fingerprint) for method in methods
+    ]
 
 
 def search(
@@ -140,7 +142,7 @@ def draw(number: int, *, seed: int) -> dict[str, Any]:
     return {name: values[rng.integers(len(values))] for name, values in SEARCH.items()} if number else {}
 
 
-def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) -> list[Row]:
+def counting_rows(data: str, folder: Path, *, config: Config, fingerprint: str) -> list[Row]:
     """The simple scorers, evaluated once.
 
     Raises:
@@ -161,7 +163,7 @@ def counting_rows(data: str, folder: Path, config: Config, *, fingerprint: str) 
     ]
 
 
-def gathered(name: str, config: Config, folder: Path, *, fingerprint: str) -> Row:
+def gathered(name: str, folder: Path, *, config: Config, fingerprint: str) -> Row:
     """A method's row, from what its runs wrote: every seed that was ever run here.
 
     Raises:

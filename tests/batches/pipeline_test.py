@@ -135,7 +135,7 @@ def test_negatives_are_where_targets_are_and_never_what_the_user_saw_in_training
     config = configured()
     log = random_log()
     source, strata = prepared(config, log)
-    ends = splits.split(log, config.data).valid.train_end
+    ends = splits.split(log, config=config.data).valid.train_end
     for stratum in strata.strata:
         batch = assemble(source, stratum, stratum.users, config)
         np.testing.assert_array_equal(batch.negatives[..., 0] != PAD, batch.positives != PAD)
@@ -146,7 +146,7 @@ def test_negatives_are_where_targets_are_and_never_what_the_user_saw_in_training
 def test_nothing_after_the_end_of_training_reaches_a_batch():
     config = configured()
     log = random_log()
-    ends = splits.split(log, config.data).valid.train_end
+    ends = splits.split(log, config=config.data).valid.train_end
     users = np.repeat(np.arange(log.num_users), np.diff(log.offsets))
     later = np.arange(len(users)) >= ends[users]
     changed = log._replace(items=np.where(later, NUM_ITEMS + 1 - log.items, log.items))
@@ -158,8 +158,8 @@ def test_nothing_after_the_end_of_training_reaches_a_batch():
 
 
 def test_negatives_are_drawn_once_where_they_are_not_resampled():
-    assert pipeline.negatives_epoch(5, configured(objective__resample_negatives=False)) == 0
-    assert pipeline.negatives_epoch(5, configured()) == 5
+    assert pipeline.negatives_epoch(5, config=configured(objective__resample_negatives=False)) == 0
+    assert pipeline.negatives_epoch(5, config=configured()) == 5
 
 
 def test_a_log_without_training_pairs_is_refused():
@@ -201,7 +201,7 @@ def test_official_batches_are_the_sequences_of_the_released_code(golden_dir):
     )
     config = configs.replace(presets.official(), {"model.max_len": expected["max_len"]})
     num_items = expected["max_item_id"]
-    source = pipeline.lay_out(log, splits.split(log, config.data).valid, config=config, num_items=num_items)
+    source = pipeline.lay_out(log, splits.split(log, config=config.data).valid, config=config, num_items=num_items)
     trained = 0
     for stratum in pipeline.stratify(source.reading, config=config, packed=True).strata:
         size = {"width": stratum.width, "config": config, "num_items": num_items}
@@ -241,7 +241,7 @@ def test_other_negatives_are_never_the_users_own_watched_items(kind):
 
 
 def source_end(log, config, user):
-    return splits.split(log, config.data).valid.train_end[user]
+    return splits.split(log, config=config.data).valid.train_end[user]
 
 
 def test_chances_of_negatives_come_with_a_softmax_alone():

@@ -46,19 +46,19 @@ def worker(tmp_path, monkeypatch):
 
 def test_what_is_exported_has_the_targets_that_are_trained_on_here(tmp_path):
     config = tiny()
-    targets = rival.export(DATA.log, config, tmp_path)
+    targets = rival.export(DATA.log, tmp_path, config=config)
     assert targets == speed._occupancy(config, DATA).work.tokens == 20 * 4
     lines = (tmp_path / "exposures" / "exposures.inter").read_text().splitlines()
     assert lines[0].split("\t") == ["user_id:token", "item_id:token", "timestamp:float"]
     written = np.array([line.split("\t") for line in lines[1:]], int)
-    end = splits.split(DATA.log, presets.official().data).valid.train_end[3]
+    end = splits.split(DATA.log, config=presets.official().data).valid.train_end[3]
     mine = np.flatnonzero(DATA.log.feedback[:end] == WATCHED)
     mine = mine[mine >= DATA.log.offsets[3]][-5:]
     np.testing.assert_array_equal(written[written[:, 0] == 3][:, 1], DATA.log.items[mine])
 
 
 def test_a_comparison_is_of_targets_a_second(bench, worker, tmp_path):
-    result = rival.compare(bench, tiny(), sys.executable, tmp_path, batches=4)
+    result = rival.compare(bench, sys.executable, tmp_path, config=tiny(), batches=4)
     figures = result.figures
     assert np.isclose(figures["targets/s, RecBole"].median, 10 / 0.1)
     assert np.isclose(figures["s/epoch, RecBole"].median, 8 * 0.1)
@@ -83,7 +83,7 @@ def test_a_comparison_pairs_repeats_by_hand_computed_from_three_known_times():
 def test_a_worker_that_dies_says_its_last_words(bench, worker, tmp_path):
     worker.write_text("raise SystemExit('no such model')")
     with pytest.raises(ValueError, match="RecBole failed .no such model.; its output is in"):
-        rival.compare(bench, tiny(), sys.executable, tmp_path, batches=4)
+        rival.compare(bench, sys.executable, tmp_path, config=tiny(), batches=4)
 
 
 def test_an_environment_that_pip_cannot_make_is_refused_with_the_remedy(monkeypatch, tmp_path):

@@ -54,7 +54,7 @@ def evaluation_speed():
 
 
 def test_a_made_log_has_training_windows_of_one_length():
-    split = splits.split(DATA.log, presets.official().data).valid
+    split = splits.split(DATA.log, config=presets.official().data).valid
     watched = [np.sum(DATA.log.feedback[a:b]) for a, b in zip(DATA.log.offsets[:-1], split.train_end, strict=True)]
     assert set(watched) == {11 - 3 + 1}  # the last of them is no position, only a target
     assert DATA.info.num_events == len(DATA.log.items) == 40 * 22

@@ -191,7 +191,7 @@ def test_configuration_names_the_split():
         (config.DataConfig(candidates="before_target"), splits.last_positive(log, after_target=False)),
         (config.DataConfig(split_by="by_time", train_until=300, valid_until=600), by_time(log)),
     ):
-        for a, b in zip(splits.split(log, ours), theirs, strict=True):
+        for a, b in zip(splits.split(log, config=ours), theirs, strict=True):
             for x, y in zip(a, b, strict=True):
                 np.testing.assert_array_equal(x, y)
 
