@@ -1,6 +1,6 @@
-"""Checkpoints: everything a run needs to go on, or to be evaluated elsewhere, saved and restored together by Orbax.
+"""Checkpoints: all that a run needs to go on, or to be evaluated elsewhere, saved and restored together by Orbax.
 
-Arrays are stored whole, not as they lay on devices, so a checkpoint restores on any number and kind of them.
+Arrays are stored complete, not as parts of devices. A checkpoint therefore restores on any number and kind of devices.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from sine_jax import parallel
 Tree = Any
 
 FORMAT = 1
-NEWEST_KEPT = 2  # the latest, and one to fall back on
+NEWEST_KEPT = 2  # the latest, and the one before in case the latest is damaged
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands: its data position and what early stopping knows."""
+class Position:
+    """Where a run stands in the data, and what early stopping knows."""
 
     step: int  # batches done
-    epoch: int  # passes over the users done; the next one begins at its first batch
+    epoch: int  # passes over the users done; the next pass begins at its first batch
     best: float | None = None  # highest validation metric
-    best_step: int | None = None  # and when it was reached
-    since_gain: int = 0  # validations since then
+    best_step: int | None = None  # the step that reached it
+    since_gain: int = 0  # validations since that step
 
 
 @dataclasses.dataclass(frozen=True)
 class About:
     """What is stored beside the arrays."""
 
-    progress: Progress
+    progress: Position
     config: dict[str, Any]  # by section, as in config.json
     data: dict[str, Any]  # path, fingerprint, vocabulary and number of items of the data set
     versions: dict[str, str]
@@ -52,7 +52,7 @@ class About:
 
 @dataclasses.dataclass
 class _Best(checkpoint_managers.PreservationPolicy):
-    """Keeps the step that validation was best at."""
+    """Keeps the step with the best validation."""
 
     step: int | None = None
 
@@ -77,15 +77,15 @@ def open_store(folder: str | os.PathLike[str]) -> Store:
 
 
 def save(store: Store, params: Tree, rest: Tree, about: About) -> None:
-    """Saves in the background; a step is there whole, or not at all.
+    """Saves in the background; a step is saved completely or not at all.
 
     Args:
       store: of `open_store`.
       params: parameters.
-      rest: what else training needs.
-      about: what is said beside them; its `progress.step` names the checkpoint.
+      rest: the other arrays that training needs.
+      about: what is stored beside the arrays; `about.progress.step` names the checkpoint.
     """
-    # Copies, for training reuses the memory of its state while this is being written.
+    # Training reuses the memory of its state while the checkpoint is written, so copies are saved.
     arrays = {"params": jax.tree.map(np.array, params), "rest": jax.tree.map(np.array, rest)}
     store.best.step = about.progress.best_step
     trees = {name: {"shapes": _shapes(tree), "checksum": _checksum(tree)} for name, tree in arrays.items()}
@@ -95,23 +95,23 @@ def save(store: Store, params: Tree, rest: Tree, about: About) -> None:
 
 
 def steps(folder: str | os.PathLike[str]) -> list[int]:
-    """Steps that were saved, damaged ones included, oldest first."""
+    """Steps that were saved, oldest first; damaged ones are included."""
     return sorted(int(entry.name) for entry in Path(folder).glob("*") if entry.is_dir() and entry.name.isdigit())
 
 
 def resume(folder: str | os.PathLike[str], params: Tree, rest: Tree) -> tuple[Tree, Tree, About] | None:
-    """Restores the newest intact checkpoint; newer damaged ones are reported and set aside.
+    """Restores the newest intact checkpoint; newer damaged ones are reported and renamed.
 
     Args:
       folder: of checkpoints.
       params: tree of arrays or shapes to restore into.
-      rest: the same for what else training needs.
+      rest: the same for the other arrays that training needs.
 
     Returns:
-      Parameters, the rest, and what is said beside them; None where there is no checkpoint at all.
+      Parameters, the rest, and what is stored beside them; None where there is no checkpoint at all.
 
     Raises:
-      ValueError: shapes or types are others, or no checkpoint is intact.
+      ValueError: shapes or types differ, or no checkpoint is intact.
     """
     found = steps(folder)
     for step in reversed(found):
@@ -119,28 +119,28 @@ def resume(folder: str | os.PathLike[str], params: Tree, rest: Tree) -> tuple[Tr
             about = _about(folder, step)
             return _arrays(folder, step, "params", params), _arrays(folder, step, "rest", rest), about
         except Damaged as error:
-            _log.warning("%s; setting it aside and using the one before", error)
             aside = Path(folder) / f"{step}.damaged"
+            _log.warning("%s; renaming it to %s and using the one before", error, aside.name)
             shutil.rmtree(aside, ignore_errors=True)
             (Path(folder) / str(step)).rename(aside)
     if found:
-        raise ValueError(f"{folder}: no checkpoint is intact; begin again in another workdir")
+        raise ValueError(f"{folder}: no checkpoint is intact; train again in another workdir")
     return None
 
 
 def restore_params(folder: str | os.PathLike[str], which: str, template: Callable[[About], Tree]) -> tuple[Tree, About]:
-    """Restores parameters alone, for evaluation; changes nothing in the folder.
+    """Restores the parameters alone, for evaluation; the folder stays as it is.
 
     Args:
       folder: of checkpoints.
       which: `best`, `latest` or a step.
-      template: the tree of arrays or shapes to restore into, given what the checkpoint says of itself.
+      template: gives the tree of arrays or shapes to restore into, from what is stored beside the arrays.
 
     Returns:
-      Parameters on the first device, and what is said beside them.
+      Parameters on the first device, and what is stored beside them.
 
     Raises:
-      ValueError: no such checkpoint, or it is damaged.
+      ValueError: there is no such checkpoint, or it is damaged, or shapes or types differ.
     """
     found = steps(folder)
     if not found:
@@ -151,24 +151,26 @@ def restore_params(folder: str | os.PathLike[str], which: str, template: Callabl
         best = [_best_step(folder)] if which == "best" else []
         candidates = [step for step in (*best, *found[::-1]) if step in found]
     if not candidates or which not in ("best", "latest", *map(str, candidates)):
-        raise ValueError(f"{folder}: no checkpoint {which}; there are best, latest, {', '.join(map(str, found))}")
+        raise ValueError(
+            f"{folder}: checkpoint={which} does not exist; use best, latest, or one of {', '.join(map(str, found))}"
+        )
     for step in candidates:
         try:
             about = _about(folder, step)
             return _arrays(folder, step, "params", template(about)), about
         except Damaged as error:
             if step == candidates[-1]:
-                raise
-            _log.warning("%s; using another than was asked for", error)
+                raise Damaged(f"{error}; use another checkpoint, or train again in another workdir") from error
+            _log.warning("%s; trying another checkpoint", error)
     raise AssertionError("unreachable: the last candidate returns or raises")
 
 
 class Damaged(ValueError):
-    """A checkpoint that cannot be read back as it was written."""
+    """A checkpoint cannot be read, or holds other values than were saved."""
 
 
 def _best_step(folder: str | os.PathLike[str]) -> int | None:
-    """The best step, as the newest readable checkpoint tells it; the latest where nothing was validated yet."""
+    """The best step according to the newest readable checkpoint; that checkpoint's step before any validation."""
     for step in reversed(steps(folder)):
         try:
             best = _about(folder, step).progress.best_step
@@ -184,7 +186,7 @@ def _read(folder: str | os.PathLike[str], step: int, **items: Any) -> Any:
     handler = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     try:
         return handler.restore(path, args=ocp.args.Composite(**items))
-    except Exception as error:  # Orbax and TensorStore raise many types for what is one mishap here
+    except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
         line = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise Damaged(f"{path}: the checkpoint is damaged ({line})") from error
     finally:
@@ -200,11 +202,11 @@ def _described(folder: str | os.PathLike[str], step: int) -> dict[str, Any]:
 
 def _about(folder: str | os.PathLike[str], step: int) -> About:
     values = _described(folder, step)
-    return About(Progress(**values["progress"]), values["config"], values["data"], values["versions"])
+    return About(Position(**values["progress"]), values["config"], values["data"], values["versions"])
 
 
 def _arrays(folder: str | os.PathLike[str], step: int, name: str, template: Tree) -> Tree:
-    """Reads one tree into a template, strictly: Orbax itself would cast types and take other shapes."""
+    """Reads one tree into a template and checks types and shapes: Orbax itself casts types and takes other shapes."""
     path = (Path(folder) / str(step)).absolute()
     described = _described(folder, step)["trees"][name]
     _check_shapes(path, described["shapes"], template)
@@ -217,12 +219,15 @@ def _arrays(folder: str | os.PathLike[str], step: int, name: str, template: Tree
 
 
 def _check_shapes(path: Path, stored: dict[str, str], template: Tree) -> None:
-    """Compares what is stored with what is wanted."""
-    wanted = _shapes(template)
-    for name in sorted(wanted.keys() | stored.keys()):
-        is_there, should_be = stored.get(name, "nothing"), wanted.get(name, "nothing")
+    """Refuses a stored tree whose names, types or shapes are not those of the template."""
+    needed = _shapes(template)
+    for name in sorted(needed.keys() | stored.keys()):
+        is_there, should_be = stored.get(name, "nothing"), needed.get(name, "nothing")
         if is_there != should_be:
-            raise ValueError(f"{path}: {name} is stored as {is_there}, but the model wants {should_be}")
+            raise ValueError(
+                f"{path}: {name} is stored as {is_there}, but the model needs {should_be}; build the model from the "
+                "configuration of the checkpoint"
+            )
 
 
 def _shapes(tree: Tree) -> dict[str, str]:
@@ -234,7 +239,7 @@ def _shapes(tree: Tree) -> dict[str, str]:
 
 
 def _checksum(tree: Tree) -> int:
-    """Of the bytes of all leaves, in order."""
+    """The CRC-32 of the bytes of all leaves, in order."""
     total = 0
     for leaf in jax.tree.leaves(tree):
         total = zlib.crc32(np.asarray(leaf).tobytes(), total)

@@ -61,15 +61,15 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
     return masked(-jax.nn.log_sigmoid(preferred - other), where=where)
 
 
-def sampled_softmax_loss(watched: Array, sampled: Array, log_chances: Array, *, where: Array) -> Mean:
+def sampled_softmax_loss(positive_scores: Array, sampled_scores: Array, log_chances: Array, *, where: Array) -> Mean:
     """Cross-entropy of the watched item in the whole catalogue, whose partition function is estimated by a sample.
 
     Each of the M sampled items stands for `1 / (M q)` items, q being the chance with which it was drawn. Items that
     were drawn and then left out, such as the user's own, stand for themselves: they are among the M.
 
     Args:
-      watched: [..., 1] scores.
-      sampled: [..., M] scores.
+      positive_scores: [..., 1] of the watched item.
+      sampled_scores: [..., M] of the sampled items.
       log_chances: [..., M] log q.
       where: [..., M] True where there is a pair.
 
@@ -80,17 +80,17 @@ def sampled_softmax_loss(watched: Array, sampled: Array, log_chances: Array, *, 
       Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
       Model", IEEE Transactions on Neural Networks 19(4), 2008.
     """
-    logits = jnp.where(where, sampled - log_chances - math.log(sampled.shape[-1]), -jnp.inf)
-    everything = jnp.concatenate([watched, logits], axis=-1)
-    return masked(jax.nn.logsumexp(everything, axis=-1) - watched[..., 0], where=where.any(axis=-1))
+    logits = jnp.where(where, sampled_scores - log_chances - math.log(sampled_scores.shape[-1]), -jnp.inf)
+    everything = jnp.concatenate([positive_scores, logits], axis=-1)
+    return masked(jax.nn.logsumexp(everything, axis=-1) - positive_scores[..., 0], where=where.any(axis=-1))
 
 
-def gbce_loss(watched: Array, sampled: Array, *, beta: float, where: Array) -> Mean:
-    """Generalised binary cross-entropy: `-(beta log sigmoid(watched) + sum log sigmoid(-sampled)) / (M + 1)`.
+def gbce_loss(positive_scores: Array, sampled_scores: Array, *, beta: float, where: Array) -> Mean:
+    """Generalised binary cross-entropy: `-(beta log sigmoid(positive) + sum log sigmoid(-sampled)) / (M + 1)`.
 
     Args:
-      watched: [..., 1] scores.
-      sampled: [..., M] scores.
+      positive_scores: [..., 1] of the watched item.
+      sampled_scores: [..., M] of the sampled items.
       beta: power of the watched item's probability, of `gbce_beta`; 1 is plain binary cross-entropy.
       where: [..., M] True where there is a pair.
 
@@ -101,8 +101,8 @@ def gbce_loss(watched: Array, sampled: Array, *, beta: float, where: Array) -> M
       Petrov and Macdonald, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative
       Sampling", RecSys 2023, arXiv 2308.07192.
     """
-    others = jnp.sum(jnp.where(where, jax.nn.log_sigmoid(-sampled), 0.0), axis=-1)
-    both = beta * jax.nn.log_sigmoid(watched[..., 0]) + others
+    others = jnp.sum(jnp.where(where, jax.nn.log_sigmoid(-sampled_scores), 0.0), axis=-1)
+    both = beta * jax.nn.log_sigmoid(positive_scores[..., 0]) + others
     return masked(-both / (1 + jnp.sum(where, axis=-1)), where=where.any(axis=-1))
 
 

@@ -18,8 +18,8 @@ def build(config: OptimizerConfig, *, num_steps: int) -> optax.GradientTransform
       num_steps: batches of the whole run, over which a cosine schedule falls to 0.
 
     Returns:
-      A gradient transformation whose updates are added to the parameters; with `embedding=rows` those of item tables
-      are of the rows that its `update` is told of, see `sparse`.
+      A gradient transformation whose updates are added to the parameters. With `embedding=rows`, `update` takes the
+      `entries` of the item tables that the updates are for; see `sparse`.
     """
     rate = learning_rate(config, num_updates=max(num_steps // config.accumulate, 1))
     optimizers = {
@@ -59,8 +59,8 @@ def learning_rate(config: OptimizerConfig, *, num_updates: int) -> optax.Schedul
 def decayed(params: Params) -> Params:
     """Which parameters weight decay applies to: the matrices that map states to states.
 
-    Embedding tables are rows that each batch touches only in part, norms and biases set the scale of what follows:
-    neither is decayed.
+    Embedding tables are not decayed, because a batch touches only a part of them; nor are norms and biases, which set
+    the scale of what follows.
     """
 
     def is_map(path: tuple[jax.tree_util.DictKey, ...], value: Array) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from sine_jax import checkpoints, objectives, optimizer, parallel, progress, training, workdir
 from sine_jax import config as configs
 from sine_jax.batches import pipeline
-from sine_jax.checkpoints import About, Progress
+from sine_jax.checkpoints import About, Position
 from sine_jax.config import Config
 from sine_jax.data import datasets, splits
 from sine_jax.data.datasets import Dataset
@@ -58,7 +58,7 @@ class Restored(NamedTuple):
         return build_model(config.model, num_items=self.about.data["num_items"])
 
 
-def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Progress:
+def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Position:
     """Trains until the last epoch or until early stopping; the same call again continues where it stopped.
 
     Args:
@@ -286,31 +286,31 @@ def identify(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def stopped(at: Progress, *, config: Config) -> bool:
+def stopped(at: Position, *, config: Config) -> bool:
     """Whether to stop early: `patience` validations in a row brought no gain."""
     return 0 < config.train.patience <= at.since_gain
 
 
-def validated(at: Progress, value: float) -> Progress:
+def validated(at: Position, value: float) -> Position:
     """The progress after one more validation: a gain sets its count back to 0."""
     if at.best is None or value > at.best:
         return dataclasses.replace(at, best=value, best_step=at.step, since_gain=0)
     return dataclasses.replace(at, since_gain=at.since_gain + 1)
 
 
-def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Progress]:
+def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Position]:
     """The state of the newest intact checkpoint, or the first one, on all devices."""
     shapes = jax.eval_shape(setup.blank)
     found = checkpoints.resume(folder, shapes.params, (shapes.step, shapes.opt_state))
     if found is None:
-        return parallel.replicate(setup.initial()), Progress(step=0, epoch=0)
+        return parallel.replicate(setup.initial()), Position(step=0, epoch=0)
     params, (step, opt_state), about = found
     return parallel.replicate(TrainState(step, params, opt_state)), about.progress
 
 
 def _epoch(
-    setup: Setup, config: Config, state: TrainState, at: Progress, metrics: workdir.Metrics, display: progress.Display
-) -> tuple[TrainState, Progress]:
+    setup: Setup, config: Config, state: TrainState, at: Position, metrics: workdir.Metrics, display: progress.Display
+) -> tuple[TrainState, Position]:
     """Trains an epoch and validates after it, where that is due."""
     step, begin = at.step, time.monotonic()
 
@@ -342,7 +342,7 @@ def _epoch(
     return state, at
 
 
-def _is_due(at: Progress, config: Config) -> bool:
+def _is_due(at: Position, config: Config) -> bool:
     """Whether to save: at the asked interval, at a new best, and at the end."""
     ends = at.epoch == config.train.epochs or stopped(at, config=config)
     return ends or at.best_step == at.step or at.epoch % config.train.checkpoint_every == 0
@@ -352,7 +352,7 @@ def _per_step(report: Report) -> list[dict[str, float]]:
     return [dict(zip(report, map(float, values), strict=True)) for values in zip(*report.values(), strict=True)]
 
 
-def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> None:
+def _refuse_divergence(step: int, values: dict[str, float], at: Position) -> None:
     """Stops at the first value that is not a number; what was saved before stays."""
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
@@ -363,7 +363,7 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Progress) -> Non
         )
 
 
-def _summary(at: Progress, config: Config) -> str:
+def _summary(at: Position, config: Config) -> str:
     ended, why = "finished", "all epochs done"
     if stopped(at, config=config):
         ended, why = "stopped early", f"validation {config.train.metric} did not improve {at.since_gain} times in a row"

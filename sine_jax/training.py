@@ -66,7 +66,7 @@ def train_step(
 
     Returns:
       The state after, and its report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
-      `parameter_norm` (with `optimizer.embedding=rows` over the rows of the batch alone), each [].
+      `parameter_norm`, each []. With `optimizer.embedding=rows` the norms are over the entries that the batch touches.
     """
     key = jax.random.fold_in(dropout.key(seed, config.train.generator), state.step)
     key = jax.random.fold_in(key, 0 if axis_name is None else jax.lax.axis_index(axis_name))
@@ -77,10 +77,10 @@ def train_step(
     (loss, terms), gradients = jax.value_and_grad(loss_of, has_aux=True)(seen.params, seen.batches, key)
     if axis_name is not None:
         loss, terms, gradients = jax.lax.pmean((loss, terms, gradients), axis_name)
-    told = {} if seen.rows is None else {"rows": seen.rows}
+    told = {} if seen.entries is None else {"entries": seen.entries}
     updates, opt_state = optimizer.update(gradients, state.opt_state, seen.params, **told)
     moved = optax.apply_updates(seen.params, updates)
-    params = moved if seen.rows is None else sparse.apply_updates(state.params, updates, seen.rows)
+    params = moved if seen.entries is None else sparse.apply_updates(state.params, updates, seen.entries)
     report = {
         "loss": loss,
         **terms,

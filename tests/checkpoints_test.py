@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sine_jax import checkpoints
-from sine_jax.checkpoints import About, Progress
+from sine_jax.checkpoints import About, Position
 
 
 class Rest(NamedTuple):
@@ -23,7 +23,7 @@ def trees(value):
 
 
 def about(step, **progress):
-    return About(Progress(step, step // 10, **progress), {"train": {"seed": 1}}, {"fingerprint": "f"}, {"jax": "0"})
+    return About(Position(step, step // 10, **progress), {"train": {"seed": 1}}, {"fingerprint": "f"}, {"jax": "0"})
 
 
 def filled(folder, steps=(10, 20), **progress):
@@ -72,7 +72,7 @@ def test_best_and_the_newest_two_are_kept(tmp_path):
 @pytest.mark.parametrize("which", ["30", "newest"])
 def test_a_checkpoint_that_is_not_there_is_refused_with_those_that_are(tmp_path, which):
     filled(tmp_path)
-    with pytest.raises(ValueError, match=f"no checkpoint {which}; there are best, latest, 10, 20"):
+    with pytest.raises(ValueError, match=f"checkpoint={which} does not exist; use best, latest, or one of 10, 20"):
         checkpoints.restore_params(tmp_path, which, lambda _: trees(0.0)[0])
 
 
@@ -114,6 +114,11 @@ def test_when_nothing_is_intact_the_run_is_refused(tmp_path):
         os.truncate(file, 3)
     with pytest.raises(ValueError, match="no checkpoint is intact"):
         checkpoints.resume(tmp_path, *trees(0.0))
+    with pytest.raises(checkpoints.Damaged, match="10: the checkpoint is damaged .*; use another checkpoint, or train"):
+        filled(tmp_path, steps=[10])
+        for file in (tmp_path / "10").rglob("manifest.ocdbt"):
+            os.truncate(file, 3)
+        checkpoints.restore_params(tmp_path, "latest", lambda _: trees(0.0)[0])
 
 
 @pytest.mark.parametrize(
@@ -123,8 +128,8 @@ def test_when_nothing_is_intact_the_run_is_refused(tmp_path):
             {"table": jnp.zeros((6, 3)), "block": {"bias": jnp.zeros(4)}},
             r"table is stored as float32\[5, 3\].*\[6, 3\]",
         ),
-        ({"table": jnp.zeros((5, 3)), "block": {"bias": jnp.zeros(4, jnp.int32)}}, "block/bias.*wants int32"),
-        ({"table": jnp.zeros((5, 3))}, "block/bias is stored as .*wants nothing"),
+        ({"table": jnp.zeros((5, 3)), "block": {"bias": jnp.zeros(4, jnp.int32)}}, "block/bias.*needs int32"),
+        ({"table": jnp.zeros((5, 3))}, "block/bias is stored as .*needs nothing"),
         ({**trees(0.0)[0], "more": jnp.zeros(1)}, "more is stored as nothing"),
     ],
 )

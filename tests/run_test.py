@@ -13,7 +13,7 @@ from logs import made
 
 from sine_jax import config as configs
 from sine_jax import parallel, presets, run, training, workdir
-from sine_jax.checkpoints import About, Progress
+from sine_jax.checkpoints import About, Position
 from sine_jax.data import datasets
 from sine_jax.layers import fused_attention
 
@@ -160,7 +160,7 @@ def test_a_folder_without_a_run_says_to_train_first(tmp_path):
 
 
 def test_patience_counts_validations_since_the_last_gain():
-    config, at, seen = configured(train__patience=2), Progress(0, 0), []
+    config, at, seen = configured(train__patience=2), Position(0, 0), []
     for value in (0.5, 0.4, 0.6, 0.6, 0.5):
         at = run.validated(at, value)
         seen.append((at.best, at.since_gain, run.stopped(at, config=config)))
@@ -232,5 +232,5 @@ def test_a_kernel_that_is_asked_for_and_does_not_work_is_refused(data):
         ValueError, match="model.attention=fused: the kernel does not work here .*; use auto, or blocks"
     ):
         run.set_up(datasets.load(data), config=config)
-    trained = run.Restored({}, config, About(Progress(0, 0), {}, {"num_items": 60}, {}))
+    trained = run.Restored({}, config, About(Position(0, 0), {}, {"num_items": 60}, {}))
     assert trained.model.config.attention == "blocks", "what was trained with it can be used anywhere"

@@ -1,4 +1,4 @@
-"""Updates of the rows of a batch beside those of whole tables."""
+"""Updates of the table entries of a batch, compared with updates of whole tables."""
 
 import functools
 
@@ -26,7 +26,7 @@ def batches_of(config):
 
 
 def lazy(gradients, table, transformation, dense):
-    """Steps of a transformation of rows and of a dense one over the same gradients; NaN rows are left out."""
+    """Steps of a transformation of entries and of a dense one over the same gradients; NaN entries are left out."""
     ours, theirs = {"item_embedding": table}, table
     state, other = transformation.init(ours), dense.init(theirs)
     for gradient in gradients:
@@ -34,7 +34,7 @@ def lazy(gradients, table, transformation, dense):
         # Two places too many, as where a batch has fewer items than room.
         places = jnp.concatenate([chosen, jnp.full(2, len(table))])
         values = jnp.concatenate([gradient[chosen], jnp.ones((2, table.shape[1]))])
-        updates, state = transformation.update({"item_embedding": values}, state, rows=places)
+        updates, state = transformation.update({"item_embedding": values}, state, entries=places)
         ours = sparse.apply_updates(ours, updates, places)
         updates, other = dense.update(jnp.nan_to_num(gradient), other, theirs)
         theirs = optax.apply_updates(theirs, updates)
@@ -108,12 +108,12 @@ def test_the_gradient_of_touched_rows_is_the_dense_one(name):
     items = np.unique(
         np.concatenate([np.ravel(x) for b in batches for x in (b.items, b.positives, b.negatives, b.skips)])
     )
-    np.testing.assert_array_equal(np.unique(seen.rows)[: len(items)], items)
-    there = np.asarray(seen.rows) <= NUM_ITEMS
+    np.testing.assert_array_equal(np.unique(seen.entries)[: len(items)], items)
+    there = np.asarray(seen.entries) <= NUM_ITEMS
     for table in sparse.TABLES:
         if table in dense:
             whole = np.zeros_like(dense[table])
-            whole[np.asarray(seen.rows)[there]] = local[table][there]
+            whole[np.asarray(seen.entries)[there]] = local[table][there]
             close(whole, dense[table])
     rest = [{k: v for k, v in tree.items() if k not in sparse.TABLES} for tree in (local, dense)]
     jax.tree.map(close, *rest)
