@@ -254,11 +254,21 @@ class ObjectiveConfig:
             parse_weight(getattr(self, name), f"objective.{name}")
         _refuse(
             (
-                self.sampled_form == "softmax" and self.negatives == "skips",
+                self.needs_chances and self.negatives == "skips",
                 "objective.sampled_form=softmax needs the chance that each negative was drawn, which "
                 "objective.negatives=skips does not give; use other negatives, or another form",
             ),
         )
+
+    @property
+    def needs_chances(self) -> bool:
+        """Whether a loss corrects for the chance that each negative was drawn."""
+        return self.sampled_form == "softmax"
+
+    @property
+    def reads_catalogue(self) -> bool:
+        """Whether a loss scores every item."""
+        return self.sampled_form == "full_softmax"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,7 +412,7 @@ class Config:
                 "set model.fusion to sum, or use score",
             ),
             (
-                sparse and objective.sampled_form == "full_softmax",
+                sparse and objective.reads_catalogue,
                 "optimizer.embedding=rows updates only the rows of the batch, but "
                 "objective.sampled_form=full_softmax reads every item; use dense, or another form",
             ),

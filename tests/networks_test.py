@@ -8,8 +8,8 @@ import models as model
 import numpy as np
 import pytest
 
+from sine_jax import build_model, losses, presets
 from sine_jax import config as configs
-from sine_jax import losses, presets
 from sine_jax.layers import scoring
 from sine_jax.layers.scoring import UserState
 from sine_jax.network import Pairs
@@ -28,11 +28,7 @@ def configured(name, **options):
 
 @functools.cache
 def drawn(config):
-    params = model.init(jax.random.key(0), config, N)
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+    return model.moved(model.init(jax.random.key(0), config, N), jax.random.key(1))
 
 
 def outputs(config, items, watched):
@@ -237,7 +233,7 @@ def test_what_is_of_sub_interests_is_refused_for_a_network_without_them(options)
 def test_what_a_network_cannot_read_is_refused(options, text):
     config = configs.replace(presets.default(), options)
     with pytest.raises(ValueError, match=f"^{text}$"):
-        model.init(jax.random.key(0), config, 9)
+        build_model(config.model, num_items=9)
 
 
 def test_learned_weights_are_those_of_the_terms_that_there_are():

@@ -18,8 +18,9 @@ import numpy as np
 
 from sine_jax import parallel
 from sine_jax.batches import negatives, packing, windows
+from sine_jax.batches.samplers import SAMPLERS, Draw
 from sine_jax.config import Config
-from sine_jax.types import PAD, WATCHED, Array, EventLog, Split, TrainBatch
+from sine_jax.types import PAD, Array, EventLog, Split, TrainBatch
 
 Item = TypeVar("Item")
 
@@ -72,16 +73,13 @@ def lay_out(log: EventLog, split: Split, *, config: Config, num_items: int) -> S
     Raises:
       ValueError: a user has seen the whole catalogue.
     """
-    reading, objective = windows.of_config(log, split, config=config), config.objective
-    seen = negatives.none_seen(log.num_users)
+    objective, sampler = config.objective, SAMPLERS[config.objective.negatives]
+    seen, counts = negatives.none_seen(log.num_users), None
     if objective.exclude_seen:
-        own = log.feedback == WATCHED if objective.negatives == "skips" else None
-        seen = negatives.seen_until(log, split.train_end, num_items, where=own)
-    by_popularity = objective.negatives == "popularity" or (
-        objective.negatives == "in_batch" and objective.sampled_form == "softmax"
-    )
-    counts = negatives.popularity(log, split.train_end, num_items) if by_popularity else None
-    return Source(reading, seen, counts)
+        seen = negatives.seen_until(log, split.train_end, num_items, where=sampler.avoided(log))
+    if sampler.draws_by_count or (sampler.weighs_by_count and objective.needs_chances):
+        counts = negatives.popularity(log, split.train_end, num_items)
+    return Source(windows.of_config(log, split, config=config), seen, counts)
 
 
 def fitting(source: Source) -> str:
@@ -101,7 +99,7 @@ def stratify(reading: windows.Reading, *, config: Config, packed: bool) -> Strat
     Raises:
       ValueError: no user has a training pair.
     """
-    packed = packed and config.objective.sampled_form != "full_softmax"
+    packed = packed and not config.objective.reads_catalogue
     lengths = np.minimum(reading.train_ends - reading.offsets[:-1], most_read(config)).astype(np.int32)
     order = np.argsort(lengths, kind="stable")
     users = order[np.searchsorted(lengths[order], 1) :].astype(np.int32)
@@ -281,36 +279,22 @@ def assemble(
     reading, objective = source.reading, config.objective
     rows: Any = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
     positives, skips, known = rows.targets, rows.skips, xp.maximum(rows.users, 0)
-    bits = random_bits(known, rows.ranks)
-    if objective.negatives == "uniform":
-        drawn = negatives.draw(source.seen, known, bits, num_items)
-    elif objective.negatives == "skips":
-        watched_too = negatives.is_seen(source.seen, known, skips, num_items)
-        drawn = negatives.draw_skips(xp.where(watched_too, PAD, skips), bits)
-    else:
-        if objective.negatives == "popularity":
-            drawn = negatives.draw_popular(_counted(source), bits)
-        else:
-            drawn = negatives.draw_in_batch(positives, bits, devices=devices)
-        own = (drawn == positives[..., None]) | negatives.is_seen(source.seen, known, drawn, num_items)
-        drawn = xp.where(own, PAD, drawn)
-    drawn = xp.where(positives[..., None] != PAD, drawn, PAD)
-    chances: Any = None
-    if objective.sampled_form == "softmax":
-        if objective.negatives == "uniform":
-            chances = negatives.log_chance_unseen(source.seen, known, num_items)
-            chances = xp.broadcast_to(chances[..., None], drawn.shape)
-        else:  # of targets of the batch as if they were drawn from the whole training part
-            chances = negatives.log_chance(_counted(source), drawn)
+    sampler = SAMPLERS[objective.negatives]
+    draw = Draw(
+        source.seen,
+        source.popularity,
+        users=known,
+        positives=positives,
+        skips=skips,
+        bits=random_bits(known, rows.ranks),
+        num_items=num_items,
+        devices=devices,
+    )
+    drawn = xp.where(positives[..., None] != PAD, sampler.draw(draw), PAD)
+    chances: Any = sampler.log_chance(draw, drawn) if sampler.log_chance and objective.needs_chances else None
     return TrainBatch(
         users, rows.items, rows.watched, positives, drawn, skips, chances, rows.times, segments=rows.segments
     )
-
-
-def _counted(source: Source) -> negatives.Popularity:
-    if source.popularity is None:
-        raise ValueError("columns were laid out for a configuration that draws no negatives by popularity")
-    return source.popularity
 
 
 def prefetch(items: Iterable[Item], *, size: int) -> Iterator[Item]:
