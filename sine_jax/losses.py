@@ -1,4 +1,4 @@
-"""The terms of the objective, as mathematics."""
+"""The terms of the objective, as pure functions of scores."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sine_jax.types import Array
 
 
 class Mean(NamedTuple):
-    """A mean that is not divided yet, so that parts of a batch can be added first."""
+    """A sum and its count, so that parts of a batch can be added before the division."""
 
     total: Array  # []
-    pairs: Array  # [], how many values were added
+    pairs: Array  # [], the number of values in the sum
 
 
 def masked(values: Array, *, where: Array) -> Mean:
-    """Sum and number of the values where `where` holds, in float32; what the mask leaves out has no gradient."""
+    """Sum and number of the values where `where` is True, in float32; masked values have no gradient."""
     total = jnp.sum(jnp.where(where, values.astype(jnp.float32), 0.0))
     return Mean(total, jnp.sum(where, dtype=jnp.float32))
 
@@ -30,10 +30,10 @@ def mean(parts: Sequence[Mean], *, axis_name: str | None = None) -> Array:
 
     Args:
       parts: sums and counts.
-      axis_name: device axis, if any: counts are averaged over it, so that `pmean` of the result is the global mean.
+      axis_name: device axis, if any. Counts are averaged over it, so the `pmean` of the result is the global mean.
 
     Returns:
-      [] the mean; 0 where nothing was counted.
+      [] the mean; 0 where the count is 0.
     """
     total = sum((part.total for part in parts), jnp.zeros(()))
     count = sum((part.pairs for part in parts), jnp.zeros(()))
@@ -49,11 +49,11 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
 
     Args:
       preferred: [...] scores of the watched items.
-      other: [...] scores of the items they are preferred to.
+      other: [...] scores of the skipped or sampled items.
       where: [...] True where the pair exists.
 
     Returns:
-      The mean loss, undivided.
+      The loss as sum and count.
 
     References:
       Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009, arXiv 1205.2618.
@@ -62,10 +62,10 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
 
 
 def sampled_softmax_loss(positive_scores: Array, sampled_scores: Array, log_chances: Array, *, where: Array) -> Mean:
-    """Cross-entropy of the watched item in the whole catalogue, whose partition function is estimated by a sample.
+    """Cross-entropy of the watched item in the whole catalogue; the sum over the catalogue is estimated by a sample.
 
-    Each of the M sampled items stands for `1 / (M q)` items, q being the chance with which it was drawn. Items that
-    were drawn and then left out, such as the user's own, stand for themselves: they are among the M.
+    Each of the M sampled items stands for `1 / (M q)` items, where q is the chance of drawing it. M also counts the
+    items that were drawn and then left out, such as the user's own.
 
     Args:
       positive_scores: [..., 1] of the watched item.
@@ -74,7 +74,7 @@ def sampled_softmax_loss(positive_scores: Array, sampled_scores: Array, log_chan
       where: [..., M] True where there is a pair.
 
     Returns:
-      The mean loss, undivided, over the positions with a pair.
+      The loss as sum and count, over the positions with a pair.
 
     References:
       Bengio and Senecal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
@@ -95,7 +95,7 @@ def gbce_loss(positive_scores: Array, sampled_scores: Array, *, beta: float, whe
       where: [..., M] True where there is a pair.
 
     Returns:
-      The mean loss, undivided, over the positions with a pair.
+      The loss as sum and count, over the positions with a pair.
 
     References:
       Petrov and Macdonald, "gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative
@@ -107,7 +107,7 @@ def gbce_loss(positive_scores: Array, sampled_scores: Array, *, beta: float, whe
 
 
 def gbce_beta(*, num_negatives: int, num_items: int, t: float) -> float:
-    """The power that this share of negatives, `M / (N - 1)`, asks for: 1 at t = 0, the share itself at t = 1."""
+    """The `beta` of `gbce_loss` for the share of negatives `M / (N - 1)`: 1 at t = 0, the share itself at t = 1."""
     share = min(num_negatives / max(num_items - 1, 1), 1.0)
     return share * (t * (1 - 1 / share) + 1 / share)
 
@@ -117,17 +117,17 @@ def watch_probability_loss(logits: Array, watched: Array, *, where: Array) -> Me
 
     Args:
       logits: [...] scores.
-      watched: [...] bool, whether it was.
+      watched: [...] bool, whether it was watched.
       where: [...] True where there was an exposure.
 
     Returns:
-      The mean loss, undivided.
+      The loss as sum and count.
     """
     return masked(-jax.nn.log_sigmoid(jnp.where(watched, logits, -logits)), where=where)
 
 
 def cross_entropy(log_probabilities: Array, targets: Array, *, where: Array) -> Mean:
-    """Cross-entropy to a distribution that is taken as given.
+    """Cross-entropy to a given distribution.
 
     Args:
       log_probabilities: [..., K].
@@ -135,13 +135,13 @@ def cross_entropy(log_probabilities: Array, targets: Array, *, where: Array) -> 
       where: [...] True where the pair counts.
 
     Returns:
-      The mean loss, undivided.
+      The loss as sum and count.
     """
     return masked(-jnp.sum(jax.lax.stop_gradient(targets) * log_probabilities, axis=-1), where=where)
 
 
 def distance_correlation(x: Array, y: Array) -> Array:
-    """Distance correlation of two samples of equal size; 0 where one of them is constant.
+    """Distance correlation of two samples of equal size; 0 if one of them is constant.
 
     Args:
       x: [n] one sample.
@@ -160,7 +160,7 @@ def distance_correlation(x: Array, y: Array) -> Array:
 
 
 def total_distance_correlation(interests: Array) -> Array:
-    """Sum of the distance correlations of every pair of rows of [K, D], over their D entries."""
+    """Sum of the distance correlations of all pairs of sub-interests [K, D], each seen as a sample of D values."""
     first, second = jnp.triu_indices(interests.shape[0], k=1)
     return jnp.sum(jax.vmap(distance_correlation)(interests[first], interests[second]))
 
@@ -169,13 +169,13 @@ _TINY = 1e-20
 
 
 def _safe_sqrt(x: Array) -> Array:
-    """The square root, 0 with gradient 0 where rounding leaves no more than 0."""
+    """The square root; 0 with gradient 0 where x is 0 or, by rounding, below."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def _centred_distances(x: Array) -> Array:
-    """|x_m - x_n| [n, n], less the means of its row and its column, plus that of all."""
+    """|x_m - x_n| [n, n], minus the mean of its row and that of its column, plus the mean of all."""
     distances = jnp.abs(x[:, None] - x[None, :])
     return (
         distances

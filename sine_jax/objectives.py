@@ -1,4 +1,4 @@
-"""The joint objective: terms over pairs, weighed and named."""
+"""The joint objective: the weighted sum of named terms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sine_jax.types import PAD, Array, Params, TrainBatch
 
 
 def init(params: Params, *, config: Config) -> Params:
-    """Adds what the objective learns to the parameters of a model.
+    """Adds the objective's own parameters to those of a model.
 
     Args:
       params: of `Model.init`.
@@ -29,7 +29,7 @@ def init(params: Params, *, config: Config) -> Params:
       The parameters; with `objective.weighting=learned` also `log_variances`, one [] per term.
 
     Raises:
-      ValueError: the objective is about sub-interests, and the network has none.
+      ValueError: the objective compares sub-interests, and the network has none.
     """
     if config.objective.passive_form == "best_interest" and "interests" not in params:
         raise ValueError(
@@ -53,19 +53,19 @@ def objective(
     step: Array | int = 0,
     axis_name: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """Watched over sampled, watched over skipped, and what keeps the sub-interests apart and told apart.
+    """The loss of a step: watched over sampled, watched over skipped, and terms about the sub-interests.
 
     Args:
       params: of `init`, or of `Model.init` where no weight is learned.
-      batches: one batch, or batches of different widths that count as one: a mean is over the pairs of all of them.
-      key: for dropout; None runs without.
+      batches: one batch, or batches of different widths that count as one; a mean is over the pairs of all of them.
+      key: for dropout; None means no dropout.
       config: the choices.
       model: of `build_model(config.model, num_items=N)`.
-      step: for weights that follow a schedule.
-      axis_name: device axis, if any; `pmean` of what is returned is then the value over all devices.
+      step: [] for weights that follow a schedule.
+      axis_name: device axis, if any; the `pmean` of loss and terms is then their value over all devices.
 
     Returns:
-      The loss [] and its terms [] by name, unweighted. A term whose weight is 0 throughout is left out.
+      The loss [] and its terms [] by name, unweighted. A term whose weight is always 0 is left out.
 
     Raises:
       ValueError: the model is of another configuration.
@@ -103,11 +103,11 @@ def _cosine(steps: int) -> optax.Schedule:
 SHAPES: Mapping[str, Callable[[int], optax.Schedule]] = {
     "linear": lambda steps: optax.linear_schedule(0.0, 1.0, steps),
     "cosine": _cosine,
-}  # of a weight, from 0 to 1; a constant weight has none
+}  # from 0 to 1, by the kind of a weight; a constant weight has none
 
 
 class Scored(NamedTuple):
-    """A batch with what the model says of it: what the terms over pairs are made of."""
+    """A batch with its scores, which the terms over pairs are computed from."""
 
     params: Params
     batch: TrainBatch
@@ -124,7 +124,7 @@ class Scored(NamedTuple):
 def _pair_terms(
     params: Params, batch: TrainBatch, key: Array | None, *, config: Config, model: Model
 ) -> dict[str, Mean]:
-    """The terms over pairs of items, as undivided means."""
+    """The terms over pairs of items, as sums and counts."""
     objective, num_negatives = config.objective, batch.negatives.shape[-1]
     read = model.apply(params, batch, key=key)
     scores = model.score(params, read, batch.candidates)  # [B, T, 1 + M + S]
@@ -158,12 +158,12 @@ def _pair_terms(
 
 
 def _passive_by_score(scored: Scored) -> Mean:
-    """Watched over skipped by their scores."""
+    """Watched over skipped, by their scores."""
     return losses.preference_loss(scored.positive_scores, scored.skipped_scores, where=scored.skipped_pairs)
 
 
 def _passive_by_best_interest(scored: Scored) -> Mean:
-    """Watched over skipped by the sub-interest that parts them best."""
+    """Watched over skipped, by the sub-interest with the largest margin."""
     num_negatives = scored.sampled_scores.shape[-1]
     embeddings = embed(scored.params, scored.batch.candidates, dtype=scored.config.model.dtype)
     relations = jnp.einsum("btkd,btcd->btkc", scored.read.interests, embeddings, preferred_element_type=jnp.float32)
@@ -203,16 +203,16 @@ def _sampled_gbce(scored: Scored) -> Mean:
     return losses.gbce_loss(scored.positive_scores, scored.sampled_scores, beta=beta, where=scored.sampled_pairs)
 
 
-CHUNK = 1024  # items of the catalogue scored at once by the full softmax
+CHUNK = 1024  # items scored at once by the full softmax; a choice: B T CHUNK floats are in memory
 
 
 def _full_softmax(scored: Scored) -> Mean:
-    """Cross-entropy [B, T] of the watched item in the catalogue, less what else the user watched in the window.
+    """Cross-entropy [B, T] of the watched item in the catalogue without the user's other watched items in the window.
 
-    The catalogue is scored in chunks, again in the backward pass: scores of all of it are never held at once.
+    The catalogue is scored in chunks, and once more in the backward pass, so its scores are never all in memory.
     """
     batch, positive_scores = scored.batch, scored.positive_scores[..., 0]
-    # The first item of a window is no position's target.
+    # The first item of a window is not a target, so it is taken from what was read.
     own = jnp.concatenate([batch.positives, jnp.where(batch.watched, batch.items, PAD)], axis=1)
 
     def add(total: Array, chunk: Chunk) -> Array:
@@ -224,7 +224,7 @@ def _full_softmax(scored: Scored) -> Mean:
     return losses.masked(total - positive_scores, where=batch.has_target)
 
 
-# What an option's word stands for.
+# The function that each value of an option selects.
 Term = Callable[[Scored], Mean]
 SAMPLED: Mapping[str, Term] = {
     "bpr": _sampled_bpr,
@@ -241,7 +241,7 @@ PENALTIES: Mapping[str, Callable[[Array], Array]] = {"norm": jnp.sqrt, "squared"
 
 
 def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
-    """The terms that look at parameters alone."""
+    """The terms of parameters alone."""
     terms = {}
     if is_used(config.objective.dcor) and "interests" in params:
         terms["dcor"] = losses.total_distance_correlation(params["interests"])
@@ -252,7 +252,7 @@ def _parameter_terms(params: Params, config: Config) -> dict[str, Array]:
 
 
 def _uncertain(params: Params, name: str, value: Array) -> Array:
-    """A term weighed by its learned uncertainty, `exp(-s) L + s / 2`, where it has one.
+    """A term weighted by its learned uncertainty, `exp(-s) L + s / 2`, if it has one.
 
     References:
       Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and

@@ -1,4 +1,4 @@
-"""The optimiser, composed by Optax from its configuration."""
+"""The optimiser, composed with Optax from its configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sine_jax.types import Array, Params
 
 
 def build(config: OptimizerConfig, *, num_steps: int) -> optax.GradientTransformation:
-    """Composes clipping, the optimiser with its learning rate, and accumulation.
+    """Composes gradient clipping, the optimiser with its learning rate, and gradient accumulation.
 
     Args:
       config: the choices.

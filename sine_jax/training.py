@@ -1,4 +1,4 @@
-"""The train step, and an epoch of them on any number of devices."""
+"""The train step, and an epoch of steps on any number of devices."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RunEpoch = Callable[["TrainState", int, Receive], "TrainState"]
 
 
 class Diverged(ValueError):
-    """A loss, a term of it or a norm is not a finite number: training cannot go on from there."""
+    """A loss, a term or a norm is not finite, so training cannot go on."""
 
 
 class TrainState(NamedTuple):
-    """All that training changes."""
+    """What training changes."""
 
     step: Array  # [] int32, batches done
     params: Params
@@ -52,20 +52,20 @@ def train_step(
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Report]:
-    """One update: pure, to be jitted alone or mapped over devices.
+    """One update: a pure function, to be jitted alone or mapped over devices.
 
     Args:
       state: before.
       batches: a batch of B windows, or batches of several widths that count as one.
-      seed: of the run, `train.seed`: the randomness of a step follows from it and `state.step`. An argument, so that
-        what is compiled serves every seed.
+      seed: [] `train.seed`; it and `state.step` decide the randomness of a step. It is an argument so that one
+        compiled step serves every seed.
       config: the choices.
       model: of `build_model(config.model, ...)`.
       optimizer: of `build_optimizer`.
       axis_name: device axis, if any.
 
     Returns:
-      The state after, and its report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
+      The state after, and a report: `loss`, each term by name, and the norms `gradient_norm`, `update_norm` and
       `parameter_norm`, each []. With `optimizer.embedding=rows` the norms are over the entries that the batch touches.
     """
     key = jax.random.fold_in(dropout.key(seed, config.train.generator), state.step)
@@ -92,13 +92,13 @@ def train_step(
 
 
 def resident_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransformation) -> RunEpoch:
-    """Trains with the log on the device: batches are gathered there, many steps to a dispatch.
+    """Trains with the log on the device: batches are gathered there, and one dispatch does many steps.
 
-    An epoch's order is sent there once, and reports come back once a dispatch; nothing else passes between the host and
-    the device.
+    An epoch's order is sent to the device once, and each dispatch sends its reports back. Nothing else passes between
+    the host and the device.
 
     Returns:
-      A function of the state, the epoch, and a receiver of reports (each value [steps]), that returns the new state.
+      A function of the state, the epoch and a receiver of reports (each value [steps]); it returns the new state.
     """
     config, num_steps = feed.config, feed.strata.num_steps
     dispatches = -(-num_steps // config.train.steps_per_call)
@@ -121,7 +121,7 @@ def resident_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
 def _resident_steps(
     feed: Feed, length: int, *, model: Model, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Any, Sequence[Array]], tuple[TrainState, Report]]:
-    """Up to `length` steps of one dispatch: an epoch's last dispatch may do fewer, in the same shape."""
+    """Up to `length` steps in one dispatch; an epoch's last dispatch may do fewer, with the same shapes."""
     step = functools.partial(train_step, config=feed.config, model=model, optimizer=optimizer, axis_name=parallel.AXIS)
 
     def run(state: TrainState, shared: Any, users: Sequence[Array]) -> tuple[TrainState, Report]:
@@ -143,12 +143,12 @@ def _resident_steps(
 
 
 def streamed_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransformation) -> RunEpoch:
-    """Trains with the log on the host: batches are assembled there by a thread, one step to a dispatch.
+    """Trains with the log on the host: a thread assembles batches there, and one dispatch does one step.
 
-    Batches, and so what is learned, are those of `resident_epoch`.
+    The batches are those of `resident_epoch`, and so is the result.
 
     Returns:
-      A function of the state, the epoch, and a receiver of reports (each value [1]), that returns the new state.
+      A function of the state, the epoch and a receiver of reports (each value [1]); it returns the new state.
     """
     config = feed.config
 
@@ -176,7 +176,7 @@ EPOCHS = {"resident": resident_epoch, "streamed": streamed_epoch}  # by `train.p
 
 
 def _run_calls(dispatch: Callable, state: TrainState, calls: Iterator, receive: Receive) -> TrainState:
-    """Runs dispatches, reading the report of each while the next one is under way: the device never waits."""
+    """Runs dispatches, and reads the report of each while the next one runs, so the device never waits."""
     pending = None
     for count, shared, rows in calls:
         state, report = dispatch(state, shared, rows)

@@ -1,18 +1,27 @@
-"""The words of the library: axis letters, feedback codes, and the arrays that modules hand to each other.
+"""The words of the library: axis letters, feedback codes, and the arrays that modules pass to each other.
 
 Axis letters, the same in every docstring, comment and einsum string:
 
-  B  users in a batch
-  T  positions of the sequence that is read (the window, left-padded with PAD)
-  P  users that a row of a training batch has room for
-  D  width of the model
+  B  rows of a batch
+  T  positions of a row: the window of exposures that is read, left-padded with PAD
+  P  users that share a row
+  D  width of the model; d = D / H
+  H  heads
   K  sub-interests
+  Q  vectors that remain of a user
   C  candidate items of a user
   M  sampled negatives of a position
   S  skips paired with a position
   N  items of the catalogue (ids 1..N; 0 is PAD, so embedding tables have N + 1 rows)
   U  users of the log
   E  exposures (events) of the log
+  R  exposures that may be read (`batches.windows.Reading`)
+  V  users who are ranked (`evaluation.candidates.Population`)
+  L  positives of a user in a ranking (`evaluation.metrics.Ranking`)
+  F  candidates of all users, end to end (`evaluation.metrics`)
+  J  runs of a method (`evaluation.comparison`)
+  G  comparisons side by side (`evaluation.comparison`)
+  W  table entries that a step touches (`sparse`)
 """
 
 from __future__ import annotations
@@ -32,7 +41,7 @@ PAD = 0
 
 SKIPPED = 0
 WATCHED = 1
-DISLIKED = 2  # told so by the user: neither a positive nor a passive negative
+DISLIKED = 2  # the user said so: neither a positive nor a passive negative
 
 
 class EventLog(NamedTuple):
@@ -71,8 +80,8 @@ class EventLog(NamedTuple):
 class Histories(NamedTuple):
     """What the encoder reads: the last exposures of each user, left-padded with PAD.
 
-    A row may hold several users, one after the other, so that little of it is padding: `segments` then tells them
-    apart, and nothing may pass from one to another.
+    A row may hold several users, one after the other, so that little of it is padding. `segments` then separates them:
+    no position reads one of another user.
     """
 
     items: Array  # [B, T] int32
@@ -82,9 +91,9 @@ class Histories(NamedTuple):
 
 
 class TrainBatch(NamedTuple):
-    """A batch of windows with, for each position, the pairs that supervise it.
+    """A batch of windows, and for each position the pairs that supervise it.
 
-    A row without users (a filler) is all PAD. A position has targets only where `positives` is not PAD.
+    A row without users (a filler) is all PAD. A position has pairs only where `positives` is not PAD.
     """
 
     users: Array  # [B, P] int32, 0..U-1, the users of each row in order; -1 for fillers
@@ -93,9 +102,11 @@ class TrainBatch(NamedTuple):
     positives: Array  # [B, T] int32, the item watched next
     negatives: Array  # [B, T, M] int32, sampled items
     skips: Array  # [B, T, S] int32, skipped around the positive, nearest first
-    log_chances: Array | None = None  # [B, T, M] log-probability that each negative was drawn; None where not asked for
+    log_chances: Array | None = (
+        None  # [B, T, M] log-probability that each negative was drawn; None where no loss needs it
+    )
     times: Array | None = None  # [B, T] int32, s, of what is read; None where times are not read
-    segments: Array | None = None  # [B, T] int32, whose part of the row it is; None where rows have one user each
+    segments: Array | None = None  # [B, T] int32, which of the row's users it belongs to; None where rows have one user
 
     @property
     def histories(self) -> Histories:
@@ -104,7 +115,7 @@ class TrainBatch(NamedTuple):
 
     @property
     def candidates(self) -> Array:
-        """All that a position's state is to score, [B, T, 1 + M + S]: the positive, the negatives, the skips."""
+        """[B, T, 1 + M + S] what is scored after each position: the positive, the negatives, the skips."""
         return jnp.concatenate([self.positives[..., None], self.negatives, self.skips], axis=-1)
 
     @property
@@ -137,11 +148,11 @@ class EvalBatch(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What one split asks of each user, as absolute positions in the columns of the log.
+    """What is learned, read and ranked of each user, as absolute positions in the columns of the log.
 
-    `train_end` bounds what may be learned from; `target` is the exposure to be ranked first (-1: the user takes no
-    part), `history_end` bounds what may be read when it is ranked, and the skips within
-    `candidates_begin:candidates_end` are what it is ranked against.
+    Exposures before `train_end` may be learned from. `target` is the exposure that should rank first; -1 if the user
+    takes no part. Exposures before `history_end` may be read to rank it. It is ranked against the skips within
+    `candidates_begin:candidates_end`.
     """
 
     train_end: np.ndarray  # [U] int64

@@ -1,7 +1,7 @@
-"""Sampled negatives: uniform draws from the catalogue, less what the user has seen, without rejection.
+"""Sampled negatives: uniform draws from the items that a user has not seen, without rejection, and other draws.
 
-With the user's items `s_0 < s_1 < ...` the r-th item of the complement is `1 + r + #{i: s_i - 1 - i <= r}`: the gaps
-`s_i - 1 - i` never fall, so a binary search over them turns any r into an item the user has not seen.
+With the user's items `s_0 < s_1 < ...` the r-th item of the complement is `1 + r + #{i: s_i - 1 - i <= r}`. The gaps
+`s_i - 1 - i` never fall, so a binary search over them turns any r into an item that the user has not seen.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sine_jax.types import PAD, WATCHED, AnyArray, Array, EventLog
 class Seen(NamedTuple):
     """The distinct items of each user, as the gaps that a draw searches."""
 
-    gaps: AnyArray  # [G] int32, s_i - 1 - i of each user's sorted distinct items s
+    gaps: AnyArray  # int32, user by user, s_i - 1 - i of the user's sorted distinct items s
     offsets: AnyArray  # [U + 1] gaps of user u are offsets[u]:offsets[u + 1]
 
 
 def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.ndarray | None = None) -> Seen:
-    """Collects what each user was shown before a bound, whatever the feedback unless it is told which.
+    """Collects what each user was shown before a bound, with any feedback or with that of chosen exposures.
 
     Args:
       log: the exposures.
@@ -33,7 +33,7 @@ def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.nda
       where: [E] which exposures count; all by default.
 
     Raises:
-      ValueError: a user has seen the whole catalogue, so that no negative is left.
+      ValueError: a user has seen every item, so no negative is left.
     """
     users, counts = log.users, log.before(ends)
     if where is not None:
@@ -60,16 +60,16 @@ def none_seen(num_users: int) -> Seen:
 
 
 class Popularity(NamedTuple):
-    """How often items are watched, laid out so that they can be drawn by it."""
+    """How often items are watched, laid out for drawing."""
 
-    cumulative: AnyArray  # [N + 1] int32, watched exposures of items 0..i; PAD has none
+    cumulative: AnyArray  # [N + 1] int32, sum of the counts of items 0..i; PAD counts nothing
 
 
 def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
-    """Counts the watched exposures before each user's bound; every item counts once more, so that any can be drawn.
+    """Counts the watched exposures of each item before each user's bound, plus one so that every item can be drawn.
 
     Raises:
-      ValueError: there are so many that a random word of 32 bits cannot choose among them evenly.
+      ValueError: the sum is too large for a random word of 32 bits to choose evenly.
     """
     counts = np.bincount(log.items[log.before(ends) & (log.feedback == WATCHED)], minlength=num_items + 1) + 1
     counts[PAD] = 0
@@ -81,11 +81,11 @@ def popularity(log: EventLog, ends: np.ndarray, num_items: int) -> Popularity:
     return Popularity(np.cumsum(counts).astype(np.int32))
 
 
-_MOST_COUNTED = 2**28  # the remainder of a word then favours no exposure by more than a sixteenth
+_MOST_COUNTED = 2**28  # the remainder of a 32-bit word then favours no exposure by more than 1/16
 
 
 def draw_popular(popularity: Popularity, bits: AnyArray) -> AnyArray:
-    """Turns random words [...] uint32 into items, each as likely as it is popular; numpy or jax, [...] int32."""
+    """Turns random words [...] uint32 into items [...] int32, drawn in proportion to their counts; numpy or jax."""
     xp: Any = bits.__array_namespace__()
     total = popularity.cumulative[-1]
     ranks = (bits % total.astype(xp.uint32)).astype(xp.int32)
@@ -93,13 +93,13 @@ def draw_popular(popularity: Popularity, bits: AnyArray) -> AnyArray:
 
 
 def draw_in_batch(positives: AnyArray, bits: AnyArray, *, devices: int = 1) -> AnyArray:
-    """Turns random words into targets of the batch, each position that has one as likely as any other.
+    """Turns random words into targets of the batch; every position with a target is equally likely.
 
     Args:
       positives: [B, T] targets; PAD where none.
       bits: [B, T, M] uint32 words.
-      devices: how many devices the rows are meant for, in equal parts: a draw stays within its own part, so that a
-        batch that is made before it is split over devices has the negatives of one that is made on each of them.
+      devices: how many devices the rows are meant for, in equal parts. A draw stays within its part. A batch that is
+        split over devices later therefore has the same negatives as one that is made on each device.
 
     Returns:
       [B, T, M] items; PAD where no position has a target.
@@ -113,30 +113,30 @@ def draw_in_batch(positives: AnyArray, bits: AnyArray, *, devices: int = 1) -> A
 
 
 def draw_skips(skips: AnyArray, bits: AnyArray) -> AnyArray:
-    """Turns random words [B, T, M] uint32 into one of each position's skips [B, T, S]; PAD where all of them are."""
+    """Turns random words [B, T, M] uint32 into skips of each position, from [B, T, S]; PAD where there are none."""
     xp: Any = bits.__array_namespace__()
     passed = xp.cumsum(skips != PAD, axis=-1)  # skips up to and with each
     ranks = bits % xp.maximum(passed[..., -1:], 1).astype(xp.uint32)
-    places = xp.sum(passed[..., None, :] <= ranks[..., None], axis=-1)  # S where there is no skip at all
+    places = xp.sum(passed[..., None, :] <= ranks[..., None], axis=-1)  # S where there is no skip
     return xp.take_along_axis(skips, xp.minimum(places, skips.shape[-1] - 1), axis=-1)
 
 
 def log_chance(popularity: Popularity, items: AnyArray) -> AnyArray:
-    """The log-probability with which `draw_popular` draws items [...], float32; of PAD, that of a count of 1."""
+    """The log-probability [...] float32 with which `draw_popular` draws items [...]; PAD counts as 1."""
     xp: Any = items.__array_namespace__()
     counts = popularity.cumulative[items] - popularity.cumulative[xp.maximum(items - 1, 0)]
     return xp.log(xp.maximum(counts, 1).astype(xp.float32) / popularity.cumulative[-1].astype(xp.float32))
 
 
 def log_chance_unseen(seen: Seen, users: AnyArray, num_items: int) -> AnyArray:
-    """The log-probability with which `draw` draws any item for users [...]: [...], float32."""
+    """The log-probability [...] float32 with which `draw` draws each item for users [...]."""
     xp: Any = seen.gaps.__array_namespace__()
     unseen = num_items - (seen.offsets[users + 1] - seen.offsets[users])
     return -xp.log(unseen.astype(xp.float32))
 
 
 def is_seen(seen: Seen, users: AnyArray, items: AnyArray, num_items: int) -> AnyArray:
-    """Whether users [...] have seen items [..., M]; numpy or jax, [..., M] bool."""
+    """Whether users [...] have seen items [..., M], as [..., M] bool; numpy or jax."""
     xp: Any = seen.gaps.__array_namespace__()
     begins, ends = (seen.offsets[users + i][..., None] for i in (0, 1))
     low, high = (xp.zeros_like(items, dtype=begins.dtype) + bound for bound in (begins, ends))
@@ -152,11 +152,11 @@ def is_seen(seen: Seen, users: AnyArray, items: AnyArray, num_items: int) -> Any
     return (low < ends) & (item_at(low) == items)
 
 
-_STREAM = 0x6E6567  # keeps these draws apart from those of parameters and dropout
+_STREAM = 0x6E6567  # these draws are independent of those for parameters and dropout
 
 
 def random_bits(seed: AnyArray | int, epoch: AnyArray | int, users: Array, ranks: Array, number: int) -> Array:
-    """Random words that depend on the seed, the epoch, the user and the exposure alone, whoever else is in the batch.
+    """Random words that depend on seed, epoch, user and exposure alone, and not on who else is in the batch.
 
     Args:
       seed: [] of the run.
@@ -166,7 +166,7 @@ def random_bits(seed: AnyArray | int, epoch: AnyArray | int, users: Array, ranks
       number: M, words of each exposure.
 
     Returns:
-      [..., M] uint32, by the Threefry generator: its key is of seed and epoch, its counter of user, exposure and word.
+      [..., M] uint32 of the Threefry generator. Seed and epoch make its key; user, exposure and word its counter.
     """
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), _STREAM), epoch)
     word = jax.lax.broadcasted_iota(np.uint32, (*users.shape, number), users.ndim)
@@ -177,14 +177,14 @@ def random_bits(seed: AnyArray | int, epoch: AnyArray | int, users: Array, ranks
 
 
 def draw(seen: Seen, users: AnyArray, bits: AnyArray, num_items: int) -> AnyArray:
-    """Turns random words into items that the users have not seen, each as likely as any other.
+    """Turns random words into items that the users have not seen, each equally likely.
 
     Works on numpy arrays and, inside or outside jit, on jax arrays.
 
     Args:
-      seen: what to avoid.
-      users: [...] user of each row.
-      bits: [..., M] uint32 words; the remainder's bias is below N / 2**32.
+      seen: items that are not drawn.
+      users: [...] whom to draw for.
+      bits: [..., M] uint32 words; taking the remainder favours some items by less than N / 2**32.
       num_items: N.
 
     Returns:

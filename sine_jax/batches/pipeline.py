@@ -1,9 +1,9 @@
 """From prepared columns to training batches: which users, in which order, in which rows, with which negatives.
 
-Users are sorted by length into a few strata, each with rows of one static width that several users share, and every
-batch takes its share of each stratum: hardly any padding, one set of shapes, one compiled step. Each user appears
-exactly once an epoch. The same functions build a batch from arrays on the device and from (memory-mapped) arrays on
-the host.
+Users are sorted by length into a few strata. The rows of a stratum have one static width, and several users may share a
+row. Every batch takes the same part of each stratum, so there is hardly any padding and only one step to compile. Each
+user appears exactly once an epoch. The same functions build a batch from arrays on the device and from (memory-mapped)
+arrays on the host.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from sine_jax.types import PAD, Array, EventLog, Split, TrainBatch
 
 Item = TypeVar("Item")
 
-_RESIDENT_BYTES = 2**30  # columns up to this size are held by every device
+_RESIDENT_BYTES = 2**30  # columns up to this size are held by every device; a choice, small beside 16 GB or more
 
 
 class Source(NamedTuple):
-    """All that batches are gathered from."""
+    """What batches are gathered from."""
 
     reading: windows.Reading
-    seen: negatives.Seen  # what negatives are kept off: all a user saw, or, where they are skips, watched
-    popularity: negatives.Popularity | None  # where negatives are drawn by it, or corrected for it
+    seen: negatives.Seen  # items that are not drawn as negatives of a user
+    popularity: negatives.Popularity | None  # None where no negative is drawn by it or weighed by it
 
 
 class Stratum(NamedTuple):
-    """Users whose training sequences fit one width, and how they share rows of it.
+    """Users whose training sequences fit one width, and how they share rows of that width.
 
-    A layout names users by their place in `users`, which are sorted by length: any order of the users of one length
-    fits it as well.
+    A layout names users by their places in `users`, which are sorted by length. Users of the same length may therefore
+    change places.
     """
 
     users: np.ndarray  # [n] int32, shortest first
-    lengths: np.ndarray  # [n] int32, columns that each takes
-    layout: np.ndarray  # [rows, P] int32, places in `users`; -1 where a row has room for no further user
+    lengths: np.ndarray  # [n] int32, columns that each user takes
+    layout: np.ndarray  # [rows, P] int32, places in `users`; -1 after the last user of a row
     width: int
 
 
 class Strata(NamedTuple):
-    """All users that have something to train on, by length."""
+    """All users that have a training pair, by length."""
 
     strata: tuple[Stratum, ...]
     num_steps: int  # batches of an epoch
@@ -68,7 +68,7 @@ class Strata(NamedTuple):
 def lay_out(log: EventLog, split: Split, *, config: Config, num_items: int) -> Source:
     """Lays out the training part of a log.
 
-    What a user sees after the end of training stays unknown here: it is neither read nor kept out of the negatives.
+    What a user sees after the end of training is not used: it is neither read nor left out of the negatives.
 
     Raises:
       ValueError: a user has seen the whole catalogue.
@@ -83,7 +83,7 @@ def lay_out(log: EventLog, split: Split, *, config: Config, num_items: int) -> S
 
 
 def fitting(source: Source) -> str:
-    """`resident` where the columns are small enough for every device to hold them, else `streamed`."""
+    """`resident` if the columns are small enough for every device to hold them, otherwise `streamed`."""
     small = sum(array.nbytes for array in jax.tree.leaves(source)) <= _RESIDENT_BYTES
     return "resident" if small else "streamed"
 
@@ -94,7 +94,7 @@ def stratify(reading: windows.Reading, *, config: Config, packed: bool) -> Strat
     Args:
       reading: what may be read.
       config: the choices.
-      packed: whether the network keeps apart several users of a row (`Model.packs`); the full softmax does not.
+      packed: whether several users may share a row (`Model.packs`). With the full softmax they never do.
 
     Raises:
       ValueError: no user has a training pair.
@@ -104,7 +104,10 @@ def stratify(reading: windows.Reading, *, config: Config, packed: bool) -> Strat
     order = np.argsort(lengths, kind="stable")
     users = order[np.searchsorted(lengths[order], 1) :].astype(np.int32)
     if not users.size:
-        raise ValueError("no user has a training pair: prepare a log with at least two positives before the split")
+        raise ValueError(
+            f"data.split_by={config.data.split_by}: none of {len(lengths)} users has a training pair; prepare a log in "
+            "which some have two watched exposures before those held out"
+        )
     num_steps = -(-len(users) // config.train.batch_size)
     counts = np.bincount(lengths[users])
     strata, begin = [], 0
@@ -117,22 +120,22 @@ def stratify(reading: windows.Reading, *, config: Config, packed: bool) -> Strat
 
 
 def most_read(config: Config) -> int:
-    """The most exposures of a training window: the released code keeps T - 2 positives, the last of them no input."""
+    """The most exposures of a training window. The released code keeps T - 2 positives and reads all but the last."""
     margin = config.data.window_margin
     return config.model.max_len - (margin + 1 if margin else 0)
 
 
 def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[np.ndarray, ...]:
-    """Shuffles an epoch: which users are in which row, and which rows are in which batch.
+    """Shuffles an epoch: which users share which row, and which rows make which batch.
 
     Args:
       strata: of `stratify`.
       seed: of the run.
       epoch: from 0.
-      multiple: rows of a stratum are filled up to a multiple of this, the number of devices.
+      multiple: the number of devices; empty rows are added up to a multiple of it.
 
     Returns:
-      Per stratum, [steps, rows, P] users int32; -1 for fillers. But for those it is the same for any number of devices.
+      Per stratum, [steps, rows, P] users int32; -1 for fillers. Apart from fillers it is the same for any `multiple`.
     """
     rng = np.random.default_rng((seed, epoch))
     batches = []
@@ -142,15 +145,15 @@ def schedule(strata: Strata, *, seed: int, epoch: int, multiple: int) -> tuple[n
         grid = np.full((rows, strata.num_steps, layout.shape[1]), -1, np.int32)
         there = np.where(layout >= 0, shuffled[layout], -1)
         grid.reshape(-1, layout.shape[1])[: len(layout)] = rng.permutation(there)
-        grid = grid[:, rng.permutation(strata.num_steps)]  # else the fillers would always be in the last batches
+        grid = grid[:, rng.permutation(strata.num_steps)]  # otherwise the last batches would have all fillers
         batches.append(np.pad(grid.swapaxes(0, 1), ((0, 0), (0, -rows % multiple), (0, 0)), constant_values=-1))
     return tuple(batches)
 
 
 class Feed(NamedTuple):
-    """All that the batches of a run are made of."""
+    """What the batches of a run are made from."""
 
-    source: Any  # a `Source`; None where it is handed over apart
+    source: Any  # a `Source`; None where it is passed separately
     strata: Strata
     config: Config
     num_items: int
@@ -167,7 +170,7 @@ def feed(log: EventLog, split: Split, *, config: Config, num_items: int, packed:
       packed: whether several users may share a row (`Model.packs`).
 
     Raises:
-      ValueError: no user has a training pair, or one has seen the whole catalogue.
+      ValueError: no user has a training pair, or a user has seen the whole catalogue.
     """
     source = lay_out(log, split, config=config, num_items=num_items)
     return Feed(source, stratify(source.reading, config=config, packed=packed), config, num_items)
@@ -176,21 +179,21 @@ def feed(log: EventLog, split: Split, *, config: Config, num_items: int, packed:
 def epoch(
     log: EventLog, split: Split, *, config: Config, num_items: int, epoch: int, packed: bool = False
 ) -> Iterator[tuple[TrainBatch, ...]]:
-    """An epoch's batches, one step at a time, as numpy arrays: what `sine_jax.train` trains on, on one device.
+    """An epoch's batches as numpy arrays, step by step: those that `sine_jax.train` trains on with one device.
 
     Args:
       log: the exposures.
       split: what may be learned from, such as `splits.split(log, config=config.data).valid`.
-      config: the choices; order and negatives follow from `train.seed`.
+      config: the choices; `train.seed` decides order and negatives.
       num_items: N.
       epoch: from 0.
-      packed: pass `Model.packs`: whether several users may share a row, which saves padding.
+      packed: whether several users may share a row, which saves padding; pass `Model.packs`.
 
     Yields:
-      A batch [B, T] for each of at most `train.num_widths` widths T; together they are one step of `train_step`.
+      A tuple of batches [B, T], one for each width T (at most `train.num_widths`); `train_step` takes the tuple.
 
     Raises:
-      ValueError: no user has a training pair, or one has seen the whole catalogue.
+      ValueError: no user has a training pair, or a user has seen the whole catalogue.
     """
     made = feed(log, split, config=config, num_items=num_items, packed=packed)
     for users in zip(*order(made, epoch, multiple=1), strict=True):
@@ -198,14 +201,14 @@ def epoch(
 
 
 def order(feed: Feed, epoch: int, *, multiple: int) -> tuple[np.ndarray, ...]:
-    """The users of each step of an epoch, of `schedule`."""
+    """The users of each step of an epoch, by `schedule`."""
     return schedule(feed.strata, seed=feed.config.train.seed, epoch=epoch, multiple=multiple)
 
 
 def host_batches(feed: Feed, users: Sequence[np.ndarray], epoch: int, *, devices: int = 1) -> tuple[TrainBatch, ...]:
     """The batches of one step as numpy arrays, one per stratum, for its users [rows, P] of `order`.
 
-    They are made to be split over `devices`: each then has the batches that it would gather itself.
+    They are made to be split over `devices`. Each device then gets the batches that `gather` would give it.
     """
     config = feed.config
     drawn, seed = negatives_epoch(epoch, config=config), np.uint32(config.train.seed)
@@ -220,7 +223,7 @@ _random_bits = jax.jit(negatives.random_bits, static_argnums=4)
 
 
 def gather(feed: Feed, users: Sequence[Array], epoch: Array, seed: Array) -> tuple[TrainBatch, ...]:
-    """The same batches, inside jit; `epoch` [] is that of `negatives_epoch`."""
+    """The same batches, inside jit; `epoch` [] comes from `negatives_epoch`."""
 
     def random_bits(owners: Array, ranks: Array) -> Array:
         return negatives.random_bits(seed, epoch, owners, ranks, feed.config.objective.num_negatives)
@@ -244,11 +247,11 @@ def _assembled(feed: Feed, users: Sequence[Any], random_bits: RandomBits, *, dev
 
 
 def negatives_epoch(epoch: int, *, config: Config) -> int:
-    """The epoch whose negatives are drawn: always the first where they are not drawn anew."""
+    """The epoch whose negatives are drawn: always the first if they are drawn only once."""
     return epoch if config.objective.resample_negatives else 0
 
 
-RandomBits = Callable[[Any, Any], Any]  # users [B, T] and which of their rows it is [B, T]: [B, T, M] uint32
+RandomBits = Callable[[Any, Any], Any]  # users [B, T], which of their exposures it is [B, T] -> [B, T, M] uint32
 
 
 def assemble(
@@ -261,15 +264,15 @@ def assemble(
     num_items: int,
     devices: int = 1,
 ) -> TrainBatch:
-    """Gathers a batch; numpy arrays give numpy arrays, jax arrays (inside jit too) jax arrays.
+    """Gathers a batch. Numpy arrays give numpy arrays; jax arrays give jax arrays, also inside jit.
 
-    Uniform negatives are drawn from what a user has not seen. Others may be among it: they are then left out, PAD, as
-    are those of the user's own skips that do not exist.
+    Uniform negatives are drawn from what a user has not seen. Other negatives may be drawn from what the user has seen,
+    or may not exist: they are PAD then.
 
     Args:
       source: of `lay_out`.
       users: [B, P] int32; -1 for fillers.
-      random_bits: draws the words that choose the negatives.
+      random_bits: gives the random words that choose the negatives.
       width: T of this batch.
       config: the choices.
       num_items: N.
@@ -277,8 +280,8 @@ def assemble(
     """
     xp = users.__array_namespace__()
     reading, objective = source.reading, config.objective
-    rows: Any = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
-    positives, skips, known = rows.targets, rows.skips, xp.maximum(rows.users, 0)
+    window: Any = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
+    positives, skips, known = window.targets, window.skips, xp.maximum(window.users, 0)
     sampler = SAMPLERS[objective.negatives]
     draw = Draw(
         source.seen,
@@ -286,24 +289,24 @@ def assemble(
         users=known,
         positives=positives,
         skips=skips,
-        bits=random_bits(known, rows.ranks),
+        bits=random_bits(known, window.ranks),
         num_items=num_items,
         devices=devices,
     )
     drawn = xp.where(positives[..., None] != PAD, sampler.draw(draw), PAD)
     chances: Any = sampler.log_chance(draw, drawn) if sampler.log_chance and objective.needs_chances else None
     return TrainBatch(
-        users, rows.items, rows.watched, positives, drawn, skips, chances, rows.times, segments=rows.segments
+        users, window.items, window.watched, positives, drawn, skips, chances, window.times, segments=window.segments
     )
 
 
 def prefetch(items: Iterable[Item], *, size: int) -> Iterator[Item]:
-    """Computes up to `size` items ahead in a thread; an exception there is raised here."""
+    """Computes up to `size` items ahead in a thread, and raises here what the thread raised."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(size)
     stopped = threading.Event()
 
     def put(kind: str, value: Any) -> bool:
-        """Hands over one message unless the reader has gone."""
+        """Hands over one message, unless the reader has stopped."""
         while not stopped.is_set():
             try:
                 ready.put((kind, value), timeout=0.1)
@@ -318,7 +321,7 @@ def prefetch(items: Iterable[Item], *, size: int) -> Iterator[Item]:
                 if not put("item", item):
                     return
             put("end", None)
-        except Exception as error:  # handed to the reader, whatever it is
+        except Exception as error:  # whatever it is, the reader raises it
             put("error", error)
 
     thread = threading.Thread(target=work, daemon=True)

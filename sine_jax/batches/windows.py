@@ -1,4 +1,4 @@
-"""From the log to what the encoder reads: exposures with their targets, and windows of them."""
+"""What the encoder reads of a log: exposures with their targets, and windows of them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Window(NamedTuple):
     skips: AnyArray  # [B, T, S]
     times: AnyArray | None  # [B, T]; None where times are not read
     users: AnyArray  # [B, T], whose exposure it is
-    ranks: AnyArray  # [B, T], which of those that may be read of the user, from 0
-    segments: AnyArray | None  # [B, T], which of the window's users that is; None where it has one
+    ranks: AnyArray  # [B, T], which of the user's readable exposures it is, from 0
+    segments: AnyArray | None  # [B, T], which of the window's users it belongs to; None where a window has one user
 
 
 class Reading(NamedTuple):
-    """The exposures that may be read, user by user, each with the pairs that supervise the state after it.
+    """The R exposures that may be read, user by user, each with the pairs that supervise the state after it.
 
-    R in all: the watched exposures, and the skipped ones where skips are read. Targets are those that may be
-    learned from: the last watched exposure of a user's training part has none, nor has a skip.
+    Watched exposures may be read, and skipped ones where skips are read. Targets may be learned from: a skip has no
+    target, nor has the last watched exposure of a user's training part.
     """
 
     items: AnyArray  # [R] int32
@@ -57,21 +57,21 @@ def read(
       num_skips: S, how many skips a target is paired with.
       read_skips: whether skipped exposures are read too.
       read_times: whether the times of exposures are read.
-      ahead: whether these are the next S skips after the exposure, before its target or after it; else those among
-        the S exposures right before the target.
+      ahead: pair a target with the next S skips after the exposure that is read, whether they come before the target
+        or after it; otherwise with the skips among the S exposures right before the target.
 
     Returns:
       A `Reading` of numpy arrays.
 
     Raises:
-      ValueError: times are to be read, and exposures have none, or are more than 68 years apart.
+      ValueError: times are read, and an exposure has none, or exposures are more than 68 years apart.
     """
     watched = log.feedback == WATCHED
     kept = watched | (log.feedback == SKIPPED) if read_skips else watched
-    rows_before = np.concatenate([[0], np.cumsum(kept)])
-    rows = np.flatnonzero(kept)
-    targets = np.full(len(rows), PAD, np.int32)
-    skips = np.full((len(rows), num_skips), PAD, np.int32)
+    readable_before = np.concatenate([[0], np.cumsum(kept)])
+    readable = np.flatnonzero(kept)
+    targets = np.full(len(readable), PAD, np.int32)
+    skips = np.full((len(readable), num_skips), PAD, np.int32)
 
     # Pairs of consecutive positives (source, target) of one user within its training part.
     positives = np.flatnonzero(watched)
@@ -79,8 +79,8 @@ def read(
     source, target = positives[:-1], positives[1:]
     paired = (users[:-1] == users[1:]) & (target < split.train_end[users[1:]])
     source, target, owners = source[paired], target[paired], users[1:][paired]
-    row = rows_before[source]
-    targets[row] = log.items[target]
+    at = readable_before[source]
+    targets[at] = log.items[target]
     every_skip = np.flatnonzero(log.feedback == SKIPPED)
     following = np.searchsorted(every_skip, source)
     for s in range(num_skips):
@@ -90,26 +90,26 @@ def read(
         else:
             place = target - 1 - s
             skipped = (place > source) & (log.feedback[place] == SKIPPED)
-        skips[row, s] = np.where(skipped, log.items[np.minimum(place, len(log.items) - 1)], PAD)
+        skips[at, s] = np.where(skipped, log.items[np.minimum(place, len(log.items) - 1)], PAD)
 
-    offsets = rows_before[log.offsets]
-    times = _seconds(log.times)[rows] if read_times else None
+    offsets = readable_before[log.offsets]
+    times = _seconds(log.times)[readable] if read_times else None
     train_ends = offsets[:-1].copy()
-    np.maximum.at(train_ends, owners, row + 1)
+    np.maximum.at(train_ends, owners, at + 1)
     return Reading(
-        items=np.asarray(log.items)[rows].astype(np.int32),
-        watched=watched[rows],
+        items=np.asarray(log.items)[readable].astype(np.int32),
+        watched=watched[readable],
         targets=targets,
         skips=skips,
         offsets=offsets,
         train_ends=train_ends,
-        history_ends=rows_before[split.history_end],
+        history_ends=readable_before[split.history_end],
         times=times,
     )
 
 
 def of_config(log: EventLog, split: Split, *, config: Config) -> Reading:
-    """`read` as a configuration says."""
+    """`read` with the options of a configuration."""
     objective = config.objective
     ahead = objective.skips == "ahead"
     return read(
@@ -134,19 +134,19 @@ def _seconds(times: np.ndarray) -> np.ndarray:
 
 
 def window(reading: Reading, users: AnyArray, ends: AnyArray, *, width: int, limit: int | None = None) -> Window:
-    """The last exposures of each user before an end; the users of one row stand side by side at its right.
+    """The last exposures of each user before an end; the users of a row stand side by side at its right end.
 
     Works on numpy arrays (also memory-mapped) and, inside or outside jit, on jax arrays.
 
     Args:
       reading: what `read` laid out.
-      users: [B, P] users of each window; below 0 for fillers, which take no room and come last.
+      users: [B, P] users of each window; fillers are below 0, take no room and come last.
       ends: [U] end (exclusive) of what is read of each user, such as `reading.train_ends`.
       width: T, columns of the window.
-      limit: the most exposures that are read of a user; the first columns then stay empty. `width` by default.
+      limit: how many exposures of a user are read at most; the first columns then stay empty. `width` by default.
 
     Returns:
-      Items, targets and skips PAD, users -1, the rest 0 where there is no exposure.
+      The window. Where there is no exposure, items, targets and skips are PAD, users -1 and the rest 0.
     """
     xp: Any = reading.items.__array_namespace__()
     known = xp.maximum(users, 0)
@@ -154,21 +154,21 @@ def window(reading: Reading, users: AnyArray, ends: AnyArray, *, width: int, lim
     lengths = xp.where(users >= 0, xp.minimum(last - first, min(width, width if limit is None else limit)), 0)
     stops = width - (xp.sum(lengths, axis=1, keepdims=True) - xp.cumsum(lengths, axis=1))  # where each user's part ends
     column = xp.arange(width, dtype=ends.dtype)[None, :]
-    place = xp.sum(stops[:, None, :] <= column[..., None], axis=2)  # users whose part is over
+    place = xp.sum(stops[:, None, :] <= column[..., None], axis=2)  # users whose part ends before this column
     place = xp.minimum(place, users.shape[1] - 1)
 
     def of_column(values: AnyArray) -> AnyArray:
         return xp.take_along_axis(values, place, axis=1)
 
     valid = column >= width - xp.sum(lengths, axis=1, keepdims=True)
-    rows = xp.where(valid, of_column(last) - of_column(stops) + column, 0)
+    exposures = xp.where(valid, of_column(last) - of_column(stops) + column, 0)
     return Window(
-        items=xp.where(valid, reading.items[rows], PAD),
-        watched=valid & reading.watched[rows],
-        targets=xp.where(valid, reading.targets[rows], PAD),
-        skips=xp.where(valid[..., None], reading.skips[rows], PAD),
-        times=None if reading.times is None else xp.where(valid, reading.times[rows], 0),
+        items=xp.where(valid, reading.items[exposures], PAD),
+        watched=valid & reading.watched[exposures],
+        targets=xp.where(valid, reading.targets[exposures], PAD),
+        skips=xp.where(valid[..., None], reading.skips[exposures], PAD),
+        times=None if reading.times is None else xp.where(valid, reading.times[exposures], 0),
         users=xp.where(valid, of_column(users), -1),
-        ranks=xp.where(valid, rows - of_column(first), 0),
+        ranks=xp.where(valid, exposures - of_column(first), 0),
         segments=place.astype(xp.int32) if users.shape[1] > 1 else None,
     )
