@@ -8,12 +8,14 @@ import models as model
 import numpy as np
 import pytest
 
-from sine_jax import build_model, losses, presets
+from sine_jax import build_model, losses, network, presets
 from sine_jax import config as configs
 from sine_jax.layers import scoring
 from sine_jax.layers.scoring import UserState
 from sine_jax.network import Pairs
+from sine_jax.networks.dfar import DFAR, FactorizationHeads
 from sine_jax.networks.hstu import PointwiseAttention
+from sine_jax.networks.pnfrec import PNFRec
 from sine_jax.networks.sasrec_c import SASRecC
 from sine_jax.types import Histories, TrainBatch
 
@@ -43,7 +45,35 @@ def last_scores(config, items, watched):
     return np.asarray(model.score(drawn(config), histories, jnp.arange(1, N + 1)[None], config))[0]
 
 
+def layers(config, items, watched):
+    """What a network says of one history, what each of its layers put out by name, and the parameters; [T, ...]."""
+    module = network.find(config.model.name)(config.model, N)
+    histories = Histories(jnp.array([items], jnp.int32), jnp.array([watched], bool))
+    read = functools.partial(module.apply, deterministic=True, capture_intermediates=True, mutable="intermediates")
+    found, kept = jax.jit(read)({"params": drawn(config)}, histories)
+    by_name = {name: part["__call__"][0] for name, part in kept["intermediates"].items() if name != "__call__"}
+    found, by_name = jax.tree.map(lambda x: np.asarray(x)[0], (found, by_name))
+    return found, by_name, jax.tree.map(np.asarray, drawn(config))
+
+
+def softmax(logits):
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def softplus(x):
+    return np.log1p(np.exp(x))
+
+
+def random_pair():
+    """A watched item and two skips at one position, of which the second is not there."""
+    first, second, positive, *skips = (jax.random.normal(key, (D,)) for key in jax.random.split(jax.random.key(0), 5))
+    pairs = Pairs(positive[None, None], jnp.stack(skips)[None, None], jnp.ones((1, 1), bool), jnp.array([[[1, 0]]]) > 0)
+    return first, second, positive, skips[0], pairs
+
+
 LIKED, SKIPPED = [1, 2, 3, 4, 5], [True] * T
+MIXED = [True, False, True, False, False]
 
 
 def test_gru4rec_is_the_gru_recurrence():
@@ -88,6 +118,23 @@ def test_comirec_scores_by_the_best_interest():
     table = drawn(config)["item_embedding"]
     assert vectors.shape == (3, D)
     np.testing.assert_allclose(last_scores(config, LIKED, SKIPPED), (table[1:] @ vectors.T).max(axis=1), rtol=1e-5)
+
+
+def test_comirec_pools_by_a_tanh_layer():
+    config = configured("comirec", read_skips=False)
+    params = drawn(config)
+    x = np.sqrt(D) * params["item_embedding"][jnp.array(LIKED)] + params["position_embedding"][:T]
+    logits = np.tanh(x @ params["hidden"]["kernel"]) @ params["interests_of"]["kernel"]  # [T, K]
+    found = outputs(config, LIKED, SKIPPED).state.vectors[0, -1]
+    np.testing.assert_allclose(found, softmax(np.asarray(logits).T) @ x, rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_interest_chooses_by_a_temperature_of_a_tenth_of_the_width():
+    found, by_name, _ = layers(configured("sparse_interest"), LIKED, SKIPPED)
+    vectors = by_name["vector_norm"]  # [T, K, D]
+    weights = softmax(np.einsum("td,tkd->tk", by_name["next_norm"], vectors) / (0.1 * D))
+    expected = np.einsum("tk,tkd->td", weights, vectors)
+    np.testing.assert_allclose(found.state.vectors[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sparse_interest_has_few_of_the_concepts():
@@ -176,6 +223,71 @@ def test_dfn_before_anything_was_watched_hears_the_skips_alone():
     assert np.abs(scoring.score(state.skipped, items)).max() > 1e-4
 
 
+def test_dfn_reads_skips_by_a_query_of_the_watches():
+    found, by_name, params = layers(configured("dfn"), LIKED, MIXED)
+    likes, skips = by_name["watched_norm"], by_name["skipped_norm"]
+    strength = likes @ params["watched_strength"]["kernel"][:, 0]
+    for t in range(1, T):
+        seen, passed = ([i for i in range(t + 1) if MIXED[i] is kind] for kind in (True, False))
+        strong = softmax(strength[seen]) @ likes[seen]
+        relation = (strong @ params["query"]["kernel"]) @ (skips[passed] @ params["key"]["kernel"]).T / np.sqrt(D)
+        expected = (softmax(relation) @ skips[passed]) @ params["disliked"]["kernel"]
+        np.testing.assert_allclose(found.state.skipped.vectors[t, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dfar_has_a_head_for_each_pair_of_feedbacks():
+    layer = FactorizationHeads(dropout=0.0, norm_eps=1e-8, dtype=jnp.dtype(jnp.float32))
+    x, watched = jax.random.normal(jax.random.key(0), (1, T, D)), jnp.array([MIXED])
+    where = jnp.tril(jnp.ones((1, T, T), bool))
+    params = layer.init(jax.random.key(1), x, watched, where, deterministic=True)["params"]
+    states, kernels = (
+        np.asarray(x[0]),
+        {name: np.asarray(part["kernel"]) for name, part in params.items() if name in KEPT},
+    )
+    normed = (states - states.mean(-1, keepdims=True)) / np.sqrt(states.var(-1, keepdims=True) + 1e-8)
+    q, k, v = ((normed @ kernels[name]).reshape(T, 4, D) for name in ("query", "key", "value"))
+    expected = []
+    for t in range(T):
+        heads = [2 * MIXED[t] + MIXED[j] for j in range(t + 1)]
+        weights = softmax(np.array([q[t, head] @ k[j, head] for j, head in enumerate(heads)]) / np.sqrt(D))
+        mixed = np.zeros((4, D))
+        for j, head in enumerate(heads):
+            mixed[head] += weights[j] * v[j, head]
+        expected.append(states[t] + mixed.ravel() @ kernels["output"])
+    after = np.array(expected)
+    normed = (after - after.mean(-1, keepdims=True)) / np.sqrt(after.var(-1, keepdims=True) + 1e-8)
+    after = after + np.maximum(normed @ kernels["forward_in"], 0) @ kernels["forward_out"]
+    found = layer.apply({"params": params}, x, watched, where, deterministic=True)[0]
+    np.testing.assert_allclose(found, after, rtol=1e-3, atol=1e-4)
+
+
+KEPT = ("query", "key", "value", "output", "forward_in", "forward_out")  # layers whose biases start at 0
+
+
+def test_dfar_likes_the_watched_item_and_dislikes_the_skipped():
+    liked, disliked, positive, skip, pairs = random_pair()
+    said = scoring.Outputs(
+        UserState((liked - disliked)[None, None, None]), extra=(liked[None, None], disliked[None, None])
+    )
+    terms = DFAR(configured("dfar").model, N).auxiliary(said, pairs)
+    np.testing.assert_allclose(losses.mean([terms["liking"]]), softplus(liked @ skip - liked @ positive), rtol=1e-5)
+    expected = softplus(disliked @ positive - disliked @ skip)
+    np.testing.assert_allclose(losses.mean([terms["disliking"]]), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_pnfrec_s_negative_encoder_prefers_the_skip_and_points_away_from_the_positive_one(sign):
+    positive_vector, negative_vector, positive, skip, pairs = random_pair()
+    positive_vector = sign * positive_vector
+    said = scoring.Outputs(UserState(positive_vector[None, None, None]), extra=negative_vector[None, None])
+    terms = PNFRec(configured("pnfrec").model, N).auxiliary(said, pairs)
+    expected = softplus(negative_vector @ positive - negative_vector @ skip)
+    np.testing.assert_allclose(losses.mean([terms["opposite"]]), expected, rtol=1e-5)
+    lengths = np.linalg.norm(positive_vector) * np.linalg.norm(negative_vector)
+    cosine = positive_vector @ negative_vector / lengths
+    np.testing.assert_allclose(losses.mean([terms["apart"]]), max(cosine, 0.0), rtol=1e-5)
+
+
 def test_dfar_scores_by_liking_less_disliking():
     config = configured("dfar")
     found = outputs(config, LIKED, [True, False, True, False, True])
@@ -197,14 +309,17 @@ def test_the_contrast_of_sasrec_c_is_among_the_watched_item_and_its_skips():
     np.testing.assert_allclose(losses.mean([terms["contrast"]]), expected, rtol=1e-4)
 
 
-def test_feedrec_asks_skips_what_watches_want():
-    config = configured("feedrec")
-    feedback = [False, False, True, False, True]
-
-    def weight_of_skips(first):
-        return last_scores(config, [first, 2, 3, 4, 5], feedback)
-
-    assert np.abs(weight_of_skips(1) - weight_of_skips(6)).max() > 1e-4
+def test_feedrec_reads_skips_by_a_query_of_what_was_liked():
+    found, by_name, params = layers(configured("feedrec"), LIKED, MIXED)
+    likes, skips = by_name["watched_norm"], by_name["skipped_norm"]
+    strength = likes @ params["strength"]["kernel"][:, 0]
+    for t in range(1, T):
+        seen, passed = ([i for i in range(t + 1) if MIXED[i] is kind] for kind in (True, False))
+        liked = softmax(strength[seen]) @ likes[seen]
+        relation = (liked @ params["strong_to_weak"]["kernel"]) @ skips[passed].T / np.sqrt(D)
+        both = np.concatenate([liked, softmax(relation) @ skips[passed]])
+        expected = both @ params["user"]["kernel"] + params["user"]["bias"]
+        np.testing.assert_allclose(found.state.vectors[t, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
