@@ -1,12 +1,12 @@
-"""Canonical exposures to numbered, filtered, sorted ones, in bounded memory.
+"""Filters, numbers and sorts canonical exposures in bounded memory.
 
-Pieces are spilled to disk as they come. Users and items are then counted, filtered and numbered over the whole log
-(the only state as large as the vocabulary), and the exposures, now integers, are sorted one range of users at a time.
+Pieces are written to disk as they come. Users and items are then counted, filtered and numbered over the whole log,
+which takes memory for the vocabulary. The exposures, now integers, are sorted one range of users at a time.
 
 The result depends only on the exposures and their order of arrival, not on threads or file formats:
-- ids are ordered by length, then by bytes, which is numeric order where they are numbers;
-- exposures by user, then time, then the order column, then arrival;
-- rare items go first, users with too few positives second, each once.
+- ids are ordered by length, then by bytes, which is numeric order for numbers;
+- exposures are ordered by user, then time, then the order column, then arrival;
+- rare items are left out first, users with too few positives second, each once.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ import polars as pl
 from sine_jax.data.rawfiles import Piece
 from sine_jax.types import WATCHED, EventLog
 
-SORT_EVENTS = 1 << 23  # sorted at once
-BLOCK_EVENTS = 1 << 17  # handed out at once; a user is never split
+# Choices that bound memory.
+SORT_EVENTS = 1 << 23  # exposures sorted at once
+BLOCK_EVENTS = 1 << 17  # exposures of a block; a user is never split
 
 _COLUMNS = {"items": "item", "feedback": "feedback", "times": "time", "plays": "play", "durations": "duration"}
 
 
 class Collation(NamedTuple):
-    """A log that is numbered and filtered, but not yet sorted."""
+    """A filtered and numbered log that is not sorted yet."""
 
     users: pl.Series  # [U] external ids, in order
     items: pl.Series  # [N] external ids of items 1..N
     lengths: np.ndarray  # [U] exposures of each user
-    dropped: dict[str, int]  # what the filters left out, by reason
+    dropped: dict[str, int]  # how many the filters left out, by reason
     path: Path  # the exposures: user, item, time, order, arrival, feedback, play, duration
 
 
@@ -44,7 +45,7 @@ def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, 
       The files, and how many raw rows were dropped on the way, by reason.
 
     Raises:
-      ValueError: no exposure is left.
+      ValueError: there is no exposure.
     """
     files: list[Path] = []
     dropped: dict[str, int] = {}
@@ -59,7 +60,7 @@ def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, 
             )
             arrived += len(piece.frame)
     if not files:
-        raise ValueError(f"no exposure in the input{_because(dropped)}; pass a log that has some")
+        raise ValueError(f"the input has 0 exposures{_because(dropped)}; pass a log that has some")
     return files, dropped
 
 
@@ -73,7 +74,7 @@ def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposure
       min_exposures: items shown less often are left out, before users are counted.
 
     Raises:
-      ValueError: nothing passes the filters.
+      ValueError: no user passes the filters.
     """
     events = pl.scan_parquet(files)
     dropped: dict[str, int] = {}
@@ -91,7 +92,10 @@ def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposure
     users = _numbered(users.filter(pl.col("positives") >= min_positives), "user", first=0)
     dropped = {reason: count for reason, count in dropped.items() if count}
     if not len(users):
-        raise ValueError(f"no user is left{_because(dropped)}; lower --min_positives or --min_exposures")
+        raise ValueError(
+            f"--min_positives={min_positives}, --min_exposures={min_exposures}: no user is left{_because(dropped)}; "
+            "lower one of them"
+        )
     events = events.join(users.lazy().select("user", "user number"), on="user", how="inner")
     items = _numbered(_collected(events.select("item").unique()), "item", first=1)
     encoded = events.join(items.lazy(), on="item", how="inner").select(
@@ -132,11 +136,11 @@ def _collected(lazy: pl.LazyFrame) -> pl.DataFrame:
 
 
 def _numbered(frame: pl.DataFrame, name: str, *, first: int) -> pl.DataFrame:
-    """Sorts by id and numbers the rows."""
+    """Sorts by id and numbers the entries."""
     frame = frame.sort(pl.col(name).str.len_bytes(), pl.col(name))
     return frame.with_row_index(f"{name} number", offset=first).cast({f"{name} number": pl.Int32})
 
 
 def _because(dropped: dict[str, int]) -> str:
-    """What was dropped, as a subordinate clause."""
+    """What was dropped, as the end of a message."""
     return f"; dropped: {', '.join(f'{n:,} {reason}' for reason, n in dropped.items())}" if dropped else ""

@@ -1,9 +1,9 @@
-"""Prepared data sets: their columns, their vocabulary, and what they say of themselves.
+"""Prepared data sets: their columns, their vocabulary and their description.
 
 A prepared data set is a folder:
 
   exposures-log.array_record-*   the log, many users in each record (see records)
-  dataset_info.json, features.json   what tfds says of it; `tfds.builder_from_directory` reads the folder too
+  dataset_info.json, features.json   its description for tfds; `tfds.builder_from_directory` reads the folder too
   users.parquet, items.parquet   the vocabulary: external ids, in the order of the numbers 0..U-1 and 1..N
   info.json                      DataInfo: label rule, filters, counts, skip rate, fingerprints, versions
 """
@@ -30,11 +30,12 @@ INFO, USERS, ITEMS = "info.json", "users.parquet", "items.parquet"
 
 @dataclasses.dataclass(frozen=True)
 class DataInfo:
-    """What a prepared data set says of itself.
+    """The description of a prepared data set.
 
-    `fingerprint` is of the content: the columns of the log in their final order and the external ids of users and
-    items. Neither the files it came from, their format or compression, the label rule's name nor the versions
-    enter it. `vocabulary` is of the item ids in order: what ties a model's item embeddings to items.
+    `fingerprint` identifies the content: the columns of the log in their final order, and the external ids of users and
+    items. It does not depend on the files that the log came from, their format or compression, the name of the label
+    rule or the versions. `vocabulary` identifies the item ids in order, which connect a model's item embeddings to
+    items.
     """
 
     source: str
@@ -75,27 +76,29 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     """Reads a prepared data set into columns, and checks it against its fingerprint.
 
     Raises:
-      ValueError: there is none, or it is damaged or incomplete.
+      ValueError: there is no data set, or it is damaged or incomplete.
     """
     info = read_info(path)
     sizes = {name: info.num_users if name == "lengths" else info.num_events for name in DTYPES}
     try:
         columns = records.read(path, sizes)
-    except Exception as error:  # tfds and array_record raise a dozen types for what is one mistake here
+    except Exception as error:  # tfds and array_record raise many types for a damaged file
         raise ValueError(f"{path}: the prepared data set is damaged ({first_line(error)}); prepare it again") from error
     digests = [hashlib.sha256(columns[name].data).hexdigest() for name in DTYPES]
     digests += [id_digest(_ids(Path(path) / USERS)), id_digest(_ids(Path(path) / ITEMS))]
     if combined_digest(digests) != info.fingerprint:
-        raise ValueError(f"{path}: the prepared data set is damaged (not what was written); prepare it again")
+        raise ValueError(
+            f"{path}: the prepared data set is damaged (it does not match its fingerprint); prepare it again"
+        )
     offsets = np.concatenate([[0], np.cumsum(columns.pop("lengths"))])
     return Dataset(EventLog(**columns, offsets=offsets), info, str(path))
 
 
 def read_info(path: str | os.PathLike[str]) -> DataInfo:
-    """What a prepared data set says of itself.
+    """Reads the description of a prepared data set.
 
     Raises:
-      ValueError: there is none, or it is not readable.
+      ValueError: there is no data set, or its description cannot be read.
     """
     file = Path(path) / INFO
     if not file.is_file():
@@ -112,7 +115,7 @@ def user_ids(path: str | os.PathLike[str]) -> pl.Series:
 
 
 def item_ids(path: str | os.PathLike[str]) -> pl.Series:
-    """The external ids of items, at their numbers; the id of PAD, at 0, is empty."""
+    """The external ids of items, each at the item's number; the id at 0, PAD, is empty."""
     return pl.concat([pl.Series("id", [""]), _ids(Path(path) / ITEMS)])
 
 

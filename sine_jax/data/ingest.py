@@ -1,7 +1,7 @@
 """From raw rows to canonical, validated exposures.
 
 A canonical frame has the columns of CANONICAL, whatever the source. No value in it is missing or out of range.
-A raw row that cannot be made so is refused, with file, row and remedy, or dropped and counted.
+A bad row is refused, with file, row and remedy, or dropped and counted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CANONICAL = {
 }
 MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 
-_EARLIEST, _LATEST = 10**11, 10**14  # ms: the years 1973 and 5138; seconds and microseconds of our age lie outside
-_EXACT = 2**53  # above it a float is no integer any more
+_EARLIEST, _LATEST = 10**11, 10**14  # ms: the years 1973 and 5138; today in seconds or microseconds is outside
+_EXACT = 2**53  # above it a float cannot hold every integer
 
 
 class Roles(NamedTuple):
-    """Which raw column plays which role; empty where the log has none."""
+    """Which raw column plays which role; empty if the log has no such column."""
 
     user: str
     item: str
@@ -51,7 +51,7 @@ class Units(NamedTuple):
 
 
 class Check(NamedTuple):
-    """One way in which a row can be bad: an expression, the raw column, what is wrong, and what to do."""
+    """A way in which a row can be bad: an expression, the raw column, what is wrong, and what to do."""
 
     bad: pl.Expr
     column: str
@@ -63,7 +63,7 @@ def parse_roles(text: str) -> Roles:
     """Reads a column map such as `user=user_id,item=video_id,time=time_ms,watched=long_view`.
 
     Raises:
-      ValueError: names the part that is wrong.
+      ValueError: a part is wrong, is mapped twice or is missing.
     """
     found: dict[str, str] = {}
     for part in text.split(","):
@@ -88,7 +88,7 @@ def parse_roles(text: str) -> Roles:
 
 
 def check_rule(roles: Roles, rule: labels.Rule) -> None:
-    """Raises a ValueError where a label rule needs a column that is not mapped."""
+    """Raises a ValueError if a label rule needs a column that is not mapped."""
     for role in rule.needs:
         if not getattr(roles, role):
             raise ValueError(
@@ -114,13 +114,13 @@ def canonical(
 
     Args:
       pieces: with the raw columns that `raw_columns` names.
-      roles: which raw column plays what role.
+      roles: which raw column plays which role.
       units: of time, play and duration.
       rule: what counts as watched.
-      drop: holds `invalid` where bad rows are to be dropped and counted.
+      drop: with `invalid` among them, bad rows are dropped and counted.
 
     Raises:
-      ValueError: a bad row, with file, row and remedy.
+      ValueError: a row is bad; the message has file, row and remedy.
     """
     for piece in pieces:
         raw = piece.frame
@@ -141,7 +141,7 @@ def canonical(
 
 
 def _values(schema: pl.Schema, roles: Roles, units: Units) -> list[pl.Expr]:
-    """Each role as an id (String) or a number (Float64), null where the cell is none."""
+    """Each role as an id (String) or a number (Float64); null if the cell is neither."""
     values = [_identifier(getattr(roles, role), schema).alias(role) for role in ("user", "item")]
     for role in Roles._fields[2:]:
         name = getattr(roles, role)
@@ -179,9 +179,9 @@ def _truth(name: str, schema: pl.Schema) -> pl.Expr:
 
 
 def _checks(roles: Roles, rule: labels.Rule) -> list[Check]:
-    """All the ways in which a row can be bad, in the order in which they are told."""
+    """The ways in which a row can be bad; the first that applies is reported."""
     leave = "mend the row, or leave such rows out with --on_bad_row=drop"
-    checks = [Check(pl.col(r).is_null(), getattr(roles, r), "is missing or no id", leave) for r in ("user", "item")]
+    checks = [Check(pl.col(r).is_null(), getattr(roles, r), "is missing or not an id", leave) for r in ("user", "item")]
     for role in ("time", "order", "play", "duration", "watched", "dislike"):
         name, value, absent = getattr(roles, role), pl.col(role), pl.col(f"{role} absent")
         needed = role in rule.needs or role in ("time", "order")
@@ -203,7 +203,7 @@ def _checks(roles: Roles, rule: labels.Rule) -> list[Check]:
         checks.append(Check(pl.col("time") < _EARLIEST, roles.time, "is before 1973", small))
     if "duration" in rule.needs:
         remedy = f"label by seconds:S, or {leave}"
-        checks.append(Check(pl.col("duration") == 0, roles.duration, "is 0, so that it has no ratio", remedy))
+        checks.append(Check(pl.col("duration") == 0, roles.duration, "is 0, so it has no ratio", remedy))
     return checks
 
 
@@ -224,7 +224,7 @@ def _complaint(piece: Piece, flags: pl.DataFrame, bad: pl.Series, checks: Sequen
 
 
 def _finished(frame: pl.DataFrame, rule: labels.Rule) -> pl.DataFrame:
-    """Validated values in their canonical types; a duration of 0 is an unknown one."""
+    """Validated values in their canonical types; a duration of 0 becomes unknown."""
     code = labels.feedback(rule, (pl.col("dislike") == 1).fill_null(False))
     frame = frame.with_columns(code, pl.when(pl.col("duration") > 0).then("duration"))
     return frame.select(

@@ -1,10 +1,10 @@
-"""Named rules that make feedback of raw columns: what counts as watched, and what as an explicit dislike.
+"""Named rules that turn raw columns into feedback: what counts as watched, and what as an explicit dislike.
 
-A rule is written as text, so that a prepared data set can carry it:
+A rule is written as text, so that a prepared data set can record it:
 
-  column         the mapped column says it: 1 is watched, 0 is skipped
-  ratio:R        watched where play / duration >= R
-  seconds:S      watched where the play lasted at least S seconds
+  column         the mapped column decides: 1 is watched, 0 is skipped
+  ratio:R        watched if play / duration >= R
+  seconds:S      watched if the play lasted at least S seconds
 
 An exposure that the user disliked explicitly is DISLIKED under every rule: neither watched nor a passive skip.
 """
@@ -18,14 +18,14 @@ import polars as pl
 
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED
 
-REMEDY = "write column, ratio:R (watched where play / duration >= R) or seconds:S (watched where play >= S seconds)"
+REMEDY = "write column, ratio:R (watched if play / duration >= R) or seconds:S (watched if play >= S seconds)"
 
 
 class Rule(NamedTuple):
     """What counts as watched.
 
-    `watched` is a boolean expression over the canonical columns `watched` (0 or 1), `play` (ms) and `duration`
-    (ms); a row for which a column of `needs` is missing has no label.
+    `watched` is a boolean expression of the canonical columns `watched` (0 or 1), `play` (ms) and `duration` (ms).
+    A row that lacks a column of `needs` has no label.
     """
 
     text: str
@@ -34,20 +34,20 @@ class Rule(NamedTuple):
 
 
 def by_column() -> Rule:
-    """The mapped column says it."""
+    """The mapped column decides."""
     return Rule("column", ("watched",), pl.col("watched") == 1)
 
 
 def by_ratio(ratio: float) -> Rule:
-    """Watched where play / duration is at least `ratio`; loops make ratios above 1.
+    """Watched if play / duration is at least `ratio`; a video that loops has a ratio above 1.
 
-    A duration of 0 has no ratio. It is never divided by: whoever applies the rule treats it as a missing duration.
+    Nothing is divided by a duration of 0: whoever applies the rule treats it as missing.
     """
     return Rule(f"ratio:{ratio:g}", ("play", "duration"), pl.col("play") >= ratio * pl.col("duration"))
 
 
 def by_seconds(seconds: float) -> Rule:
-    """Watched where the play lasted at least `seconds`."""
+    """Watched if the play lasted at least `seconds`."""
     return Rule(f"seconds:{seconds:g}", ("play",), pl.col("play") >= 1000 * seconds)
 
 
@@ -55,7 +55,7 @@ def parse(text: str) -> Rule:
     """The rule that `text` names.
 
     Raises:
-      ValueError: no such rule, or a threshold that is not a positive number.
+      ValueError: there is no such rule, or its threshold is not a positive number.
     """
     name, _, threshold = text.partition(":")
     if text == "column":
@@ -73,6 +73,6 @@ def parse(text: str) -> Rule:
 
 
 def feedback(rule: Rule, disliked: pl.Expr) -> pl.Expr:
-    """The feedback code of each exposure, int8: DISLIKED where told so, else WATCHED or SKIPPED by the rule."""
+    """The feedback code of each exposure, int8: DISLIKED if the user said so, otherwise by the rule."""
     code = pl.when(disliked).then(DISLIKED).when(rule.watched).then(WATCHED).otherwise(SKIPPED)
     return code.cast(pl.Int8).alias("feedback")

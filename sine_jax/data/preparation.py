@@ -1,4 +1,4 @@
-"""Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it, whole or not at all."""
+"""Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it, completely or not at all."""
 
 from __future__ import annotations
 
@@ -36,20 +36,23 @@ def prepare(
 ) -> DataInfo:
     """Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it.
 
-    Everything is written to a temporary folder next to `out`, which is renamed at the end: either a whole data set
-    is there or nothing.
+    Everything is written to a temporary folder next to `out`, which is renamed at the end. There is a complete data set
+    afterwards, or none.
 
     Args:
       raw: where the log comes from.
       out: folder of the prepared data set.
-      rule: what counts as watched; None for the source's own.
+      rule: what counts as watched; None for the rule of the source.
       min_positives: users with fewer watched exposures are left out; a split needs 3.
       min_exposures: items shown less often are left out.
-      drop: kinds of bad rows to drop and count, of `ragged` and `invalid`; others are refused.
-      overwrite: replace a prepared data set that is there.
+      drop: which bad rows to drop and count, of `ragged` and `invalid`; other bad rows are refused.
+      overwrite: replace the prepared data set at `out`, if any.
+
+    Returns:
+      The description of the data set.
 
     Raises:
-      ValueError: bad input, with file, row and remedy, or a place that cannot be written.
+      ValueError: the input is bad (the message has file, row and remedy), or `out` cannot be written.
     """
     out, rule = Path(os.path.abspath(out)), rule or labels.parse(raw.label)
     _check_target(out, overwrite=overwrite)
@@ -99,7 +102,7 @@ class _Summary:
             yield block
 
     def info(self, *, users: pl.Series, items: pl.Series, **told: Any) -> DataInfo:
-        """What is known once all blocks have passed."""
+        """The description, once all blocks have passed."""
         watched, skipped = int(self._counts[WATCHED]), int(self._counts[SKIPPED])
         vocabulary = id_digest(items)
         digests = [digest.hexdigest() for digest in self._digests.values()]
@@ -127,11 +130,11 @@ def _readable(raw: RawLog, rule: labels.Rule) -> str:
 
 
 def _check_target(out: Path, *, overwrite: bool) -> None:
-    """Refuses a target that holds something."""
+    """Refuses a folder that has something in it."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / INFO).is_file():
-        raise ValueError(f"{out}: exists and is no prepared data set; choose another --out")
+        raise ValueError(f"{out}: exists and is not a prepared data set; choose another --out")
     if not overwrite:
         raise ValueError(f"{out}: a prepared data set is there already; choose another --out, or pass --overwrite")
 
@@ -141,7 +144,7 @@ _MAKE_ROOM = "free some space or choose another --out"
 
 @contextlib.contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """A folder on the disk of `out` that is gone afterwards, whatever happens."""
+    """A temporary folder on the disk of `out`, which is always removed at the end."""
     place = next(parent for parent in out.parents if parent.exists())
     try:
         scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=place))
@@ -158,7 +161,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what made the data set."""
+    """The versions of the format and of the packages that made the data set."""
     versions = {"format": FORMAT, "python": platform.python_version()}
     for package in ("sine_jax", "polars", "tensorflow-datasets", "array_record"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

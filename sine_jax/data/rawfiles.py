@@ -1,7 +1,7 @@
 """Raw tables, read piece by piece: CSV (also .gz), Parquet, or a folder of them.
 
-A piece has a bounded size, however large the file. It knows where each of its rows stood in the file, so an error can
-name the row. What is wrong with the file itself (encoding, compression, ragged rows) is found here.
+A piece has a bounded size, however large the file is. It records where each row stood in the file, so that an error can
+name the row. Faults of the file itself (encoding, compression, ragged rows) are found here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Piece(NamedTuple):
 
 
 def find(path: Path) -> list[Path]:
-    """The files that `path` stands for: itself, or those of a folder, by name.
+    """The file `path`, or the tables of the folder `path` in the order of their names.
 
     Raises:
-      ValueError: there is no such path, or no table in it.
+      ValueError: there is no such path, or it is not a table, or a folder without tables.
     """
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
@@ -50,12 +50,12 @@ def find(path: Path) -> list[Path]:
         near = [str(path.parent / n) for n in nearest(path.name, [f.name for f in path.parent.glob("*")])]
         raise ValueError(f"{path}: no such file or folder; pass {near[0] if near else 'one that exists'} instead")
     if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path}: not a table by its name; rename it to end in one of {', '.join(SUFFIXES)}")
+        raise ValueError(f"{path}: not a table by its name; rename it so that it ends in one of {', '.join(SUFFIXES)}")
     return [path]
 
 
 def nearest(name: str, names: Sequence[str]) -> list[str]:
-    """The one name that `name` was probably meant to be, or nothing."""
+    """The name that was probably meant by `name`, alone in a list; an empty list if none is near."""
     lowered = {other.lower(): other for other in names}
     return [lowered[near] for near in difflib.get_close_matches(name.lower(), lowered, n=1)]
 
@@ -65,16 +65,16 @@ def read(
 ) -> Iterator[Piece]:
     """Reads the named columns of one file, piece by piece.
 
-    Text columns come as strings, empty cells as null; Parquet columns keep their types.
+    Text columns become strings, and empty cells null. Parquet columns keep their types.
 
     Args:
       path: a file with one of SUFFIXES.
-      columns: what to read; each must be there.
-      drop: kinds of bad row to leave out and count instead of raising; `ragged` is the one that occurs here.
-      header: names of the columns where the file itself has none.
+      columns: what to read; the file must have each of them.
+      drop: with `ragged` among them, rows with too many or too few fields are dropped and counted.
+      header: names of the columns, if the file has none itself.
 
     Raises:
-      ValueError: names file, row and remedy.
+      ValueError: the file or a row is bad; the message has file, row and remedy.
     """
     if path.name.endswith(".parquet"):
         yield from _read_parquet(path, columns)
@@ -83,7 +83,7 @@ def read(
 
 
 def check_columns(path: Path, columns: Sequence[str], present: Sequence[str]) -> None:
-    """Raises a ValueError with the nearest name for a column that is not there, or there twice."""
+    """Raises a ValueError for a column that is missing, with the nearest name, or there twice."""
     for column in columns:
         if column not in present:
             near = nearest(column, present)
@@ -129,7 +129,7 @@ def _read_text(path: Path, columns: Sequence[str], *, drop: Sequence[str], heade
 
 @contextlib.contextmanager
 def _intact(path: Path, line: int) -> Iterator[None]:
-    """Turns what a damaged gzip file raises into a ValueError."""
+    """Raises a ValueError instead of what a damaged gzip file raises."""
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -148,16 +148,16 @@ def _names(path: Path, first: bytes, separator: bytes) -> list[str]:
 
 
 class _Lines(NamedTuple):
-    """Whole rows of text, CRLF made LF, and the line on which they begin."""
+    """Complete rows of text, with CRLF made LF, and the line on which they begin."""
 
     text: bytes
     first: int
-    ends: np.ndarray  # [R] positions of the newlines that end a row
-    inside: np.ndarray | None  # [len(text)] True within quotes, where there are any
+    ends: np.ndarray  # [number of rows] positions of the newlines that end a row
+    inside: np.ndarray | None  # [len(text)] True within quotes; None if there are none
 
 
 def _blocks(path: Path, stream: gzip.GzipFile | IO[bytes], line: int) -> Iterator[_Lines]:
-    """Cuts a stream behind the last whole row of each block."""
+    """Cuts a stream after the last complete row of each block."""
     rest, more = b"", True
     while more:
         with _intact(path, line):
@@ -185,7 +185,7 @@ def _blocks(path: Path, stream: gzip.GzipFile | IO[bytes], line: int) -> Iterato
 def _parse(
     path: Path, lines: _Lines, columns: Sequence[str], *, header: Sequence[str], separator: bytes, drop: Sequence[str]
 ) -> Piece:
-    """Rows of text to columns of strings; blank lines are skipped, ragged ones refused or dropped."""
+    """Turns rows of text into columns of strings; blank lines are skipped, ragged rows refused or dropped."""
     array = np.frombuffer(lines.text, np.uint8)
     starts = np.concatenate([[0], lines.ends[:-1] + 1])
     separators, newlines = array == separator[0], array == NEWLINE
@@ -213,7 +213,7 @@ def _strings(
     path: Path, text: bytes, columns: Sequence[str], numbers: np.ndarray, *, header: Sequence[str], separator: bytes
 ) -> pl.DataFrame:
     """The named columns of well-formed rows, as strings, with their line numbers."""
-    names = separator.join(b"%d" % place for place in range(len(header)))  # raw names may come twice
+    names = separator.join(b"%d" % place for place in range(len(header)))  # a raw name may appear twice
     wanted = {str(header.index(name)): name for name in columns}
     if not text:
         return pl.DataFrame(schema={**dict.fromkeys(columns, pl.String), ROW: pl.Int64})
@@ -230,5 +230,5 @@ def _strings(
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}, from row {numbers[0]}: not readable as CSV ({reason}); write it again") from error
     if len(frame) != len(numbers):
-        raise ValueError(f"{path}, from row {numbers[0]}: quotes are not paired; write CSV as RFC 4180 has it")
+        raise ValueError(f"{path}, from row {numbers[0]}: quotes are not paired; write CSV as RFC 4180 defines it")
     return frame.with_columns(pl.Series(ROW, numbers, dtype=pl.Int64))

@@ -30,7 +30,7 @@ DTYPES = {
 class Exposures(tfds.core.GeneratorBasedBuilder):
     """Writes a log as records of many users each, in order.
 
-    Columns are stored as raw bytes: a block costs one copy, not one Python object per number.
+    Columns are stored as raw bytes: writing a block copies it once, and makes no Python object per number.
     """
 
     VERSION = tfds.core.Version(FORMAT)
@@ -89,7 +89,8 @@ def read(path: str | os.PathLike[str], sizes: Mapping[str, int]) -> dict[str, np
       sizes: how long each column of DTYPES is.
 
     Raises:
-      ValueError: a column has another size; what tfds and array_record raise for damaged files comes as it is.
+      ValueError: a column has another size.
+      Exception: whatever tfds and array_record raise for damaged files.
     """
     columns = {name: np.empty(sizes[name], dtype) for name, dtype in DTYPES.items()}
     filled = dict.fromkeys(DTYPES, 0)

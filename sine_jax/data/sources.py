@@ -40,7 +40,7 @@ class RawLog(NamedTuple):
     roles: Roles
     read: Reader
     units: Units = Units()
-    label: str = "column"  # the rule where the user names none
+    label: str = "column"  # the label rule if the user names none
 
 
 def log(path: Path, roles: Roles, units: Units) -> RawLog:
@@ -60,7 +60,7 @@ def sample() -> RawLog:
 
 
 def released(path: Path) -> RawLog:
-    """The released reader's text: `user<TAB>items<TAB>feedback`, ids and 0/1 separated by blanks, oldest first."""
+    """The text format of the released reader: `user<TAB>items<TAB>feedback`, separated by blanks, oldest first."""
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
         header = ("user", "items", "feedback")
@@ -88,9 +88,9 @@ def generated(settings: synthetic.Settings) -> RawLog:
 def kuairand(path: Path, roles: Roles | None, *, random_logs: bool) -> RawLog:
     """KuaiRand-Pure, -1K or -27K as published: the folder, or the one above it.
 
-    The standard logs of 8-21 April and of 22 April - 8 May, then (unless `random_logs` is False) the log of the
-    randomly exposed videos, each of which may come in parts. Where video_features_basic is at hand, its
-    `video_duration` stands in for a `duration_ms` of 0.
+    It reads the standard logs of 8-21 April and of 22 April - 8 May, then (unless `random_logs` is False) the log of
+    randomly exposed videos. Each may come in parts. If video_features_basic is there, its `video_duration` replaces a
+    `duration_ms` of 0.
     """
     folder = path / "data" if (path / "data").is_dir() else path
     if not folder.is_dir():
@@ -103,7 +103,9 @@ def kuairand(path: Path, roles: Roles | None, *, random_logs: bool) -> RawLog:
     found = [(match, file) for file in folder.iterdir() if (match := pattern.fullmatch(file.name.lower()))]
     versions = sorted({match[3] for match, _ in found})
     if not any(match[1] == "log_standard" for match, _ in found):
-        raise ValueError(f"{folder}: no log_standard_4_08_to_4_21_*.csv here; unpack KuaiRand and give that folder")
+        raise ValueError(
+            f"{folder}: no log_standard_4_08_to_4_21_*.csv here; unpack KuaiRand and pass that folder as --input"
+        )
     if len(versions) > 1:
         raise ValueError(f"{folder}: holds KuaiRand {' and '.join(versions)}; keep one of them in the folder")
     found = [(match, file) for match, file in found if random_logs or match[1] == "log_standard"]
@@ -131,9 +133,9 @@ def kuairand(path: Path, roles: Roles | None, *, random_logs: bool) -> RawLog:
 
 
 def wechat2021(path: Path) -> RawLog:
-    """WeChat Big Data Challenge 2021: user_action.csv, with the durations of feed_info.csv where that is at hand.
+    """WeChat Big Data Challenge 2021: user_action.csv, with the durations of feed_info.csv if that is there.
 
-    The log has days, no times: exposures of one day stand in the order of the file.
+    The log has days and no times: exposures of one day keep the order of the file.
     """
     actions, feeds = path / "user_action.csv", path / "feed_info.csv"
     if not actions.is_file():
@@ -161,7 +163,7 @@ def _files(files: Sequence[Path], names: Sequence[str], drop: Sequence[str]) -> 
 
 
 def _table(path: Path, names: Sequence[str], drop: Sequence[str]) -> pl.DataFrame:
-    """A small table whole, its first column a key that stands once."""
+    """A small table in memory; its first column is a key, and the first row of each key is kept."""
     frame = pl.concat([piece.frame for piece in rawfiles.read(path, names, drop=drop)])
     return frame.select(names).unique(names[0], keep="first", maintain_order=True)
 
@@ -175,7 +177,7 @@ def _with_durations(piece: Piece, table: pl.DataFrame) -> Piece:
 
 
 def _exploded(piece: Piece, drop: Sequence[str]) -> Piece:
-    """One row per exposure from one row per user."""
+    """Turns one row per user into one row per exposure."""
     lists = piece.frame.with_columns(pl.col("items", "feedback").str.strip_chars().str.split(" ").list.drop_nulls())
     unequal = lists["items"].list.len().fill_null(0) != lists["feedback"].list.len().fill_null(0)
     if unequal.any() and "invalid" not in drop:

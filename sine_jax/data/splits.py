@@ -1,6 +1,6 @@
-"""Splits: which exposure of each user is held out, what may be learned from, read, and ranked against it.
+"""Splits: which exposure of each user is held out, and what may be learned from, read, and ranked against it.
 
-Every split is computed for all users at once from the flat columns of the log. Positions are absolute: they index the
+A split is computed for all users at once from the flat columns of the log. Positions are absolute: they index the
 columns directly.
 """
 
@@ -15,7 +15,7 @@ from sine_jax.types import WATCHED, EventLog, Split
 
 
 class Splits(NamedTuple):
-    """The two held-out splits of a log; what may be learned from is the same for both."""
+    """The two held-out splits of a log; both have the same training part."""
 
     valid: Split
     test: Split
@@ -32,14 +32,14 @@ def split(log: EventLog, *, config: configs.DataConfig) -> Splits:
 def last_positive(log: EventLog, *, after_target: bool) -> Splits:
     """Holds out each user's last watched exposure for the test, and the one before it for validation.
 
-    With P_1 .. P_n the user's watched exposures: training stops after P_{n-2}. Validation ranks P_{n-1} against the
-    skips since P_{n-2}, the test ranks P_n against the skips since P_{n-1}. Users with fewer than three positives take
-    no part, neither here nor in training.
+    Let P_1 .. P_n be the user's watched exposures. Training ends with P_{n-2}. Validation ranks P_{n-1} against the
+    skips since P_{n-2}, and the test ranks P_n against the skips since P_{n-1}. Users with fewer than three positives
+    take no part, neither here nor in training.
 
     Args:
       log: exposures of U users.
       after_target: also rank against the skips that follow the target (up to the next positive), as the released code
-        does; else only against those shown before it.
+        does; otherwise only against those shown before it.
     """
     positives = np.flatnonzero(log.feedback == WATCHED)
     starts = np.searchsorted(positives, log.offsets)  # [U + 1], the first positive of each user among all
@@ -79,16 +79,16 @@ def last_positive(log: EventLog, *, after_target: bool) -> Splits:
 def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: bool) -> Splits:
     """Trains on what was shown before one instant, validates until a second one, and tests on the rest.
 
-    A user's target in a period is the first exposure watched in it; it is ranked against the skips of that period
-    since the positive before it, and what may be read ends with that positive. Users who watched nothing in a period
-    take no part in it.
+    A user's target in a period is the first exposure watched in it. What may be read ends with the positive before the
+    target, and the target is ranked against the skips since then that fall in the period. Users who watched nothing in
+    a period take no part in it.
 
     Args:
       log: exposures of U users, with times.
       train_until: first instant of validation, ms since 1970.
       valid_until: first instant of the test, ms since 1970.
       after_target: also rank against the skips that follow the target, up to the next positive or the end of the
-        period; else only against those shown before it.
+        period; otherwise only against those shown before it.
 
     Raises:
       ValueError: an exposure has no time, or the instants are out of order.
@@ -109,7 +109,7 @@ def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: 
     def held_out(begin: np.ndarray, end: np.ndarray) -> Split:
         first = np.searchsorted(positives, begin)  # [U], among all positives
         takes_part = positives[first] < end
-        # A user without a target has an empty period, so that nothing of theirs is read or ranked.
+        # A user without a target has an empty period, so nothing of theirs is read or ranked.
         target = np.where(takes_part, positives[first], -1)
         before = np.where(first > 0, positives[first - 1] + 1, 0)
         history_end = np.where(takes_part, np.maximum(before, log.offsets[:-1]), log.offsets[:-1])
@@ -126,6 +126,6 @@ def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: 
 
 
 def _first_since(log: EventLog, instant: int) -> np.ndarray:
-    """Positions [U] of each user's first exposure at or after an instant; the user's end where there is none."""
+    """Positions [U] of each user's first exposure at or after an instant; the user's end if there is none."""
     earlier = np.concatenate([[0], np.cumsum(log.times < instant)])
     return log.offsets[:-1] + np.diff(earlier[log.offsets])

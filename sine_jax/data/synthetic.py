@@ -1,18 +1,18 @@
 """A log drawn from a seed, with interests and a skip effect of known strength.
 
-The generative model. There are G interests, N items and U users.
+The generative model. There are I interests, N items and U users.
 
-  item v       interest g_v uniform over the G; popularity weight w_v = 1 / (1 + rank_v)^0.8, ranks 0..N-1 shuffled;
+  item v       interest g_v uniform over the I; popularity weight w_v = 1 / (1 + rank_v)^0.8, ranks 0..N-1 shuffled;
                appeal a_v ~ Normal(0, 0.5^2); duration lognormal, median 15 s, sigma 0.6
-  user u       taste m_u ~ Dirichlet(0.3, ..., 0.3) over the interests; number of exposures 5 + Poisson(L - 5)
+  user u       taste m_u ~ Dirichlet(0.3, ..., 0.3) over the interests; exposures 5 + Poisson(num_exposures - 5)
   exposure t   with probability 0.6 its interest is drawn from m_u and its item within that interest by w,
-               else its item is drawn from the whole catalogue by w
-  feedback     watched with probability sigmoid( -1 + affinity * (G m_u[g_v] - 1) / G^0.5 + a_v - skip_effect * z_t ),
-               z_t = 1 where the exposure before was skipped and has the same interest g as this one, else 0
-  play         duration * Uniform(0.7, 1.1) where watched, duration * Uniform(0, 0.3) where skipped
+               otherwise its item is drawn from the whole catalogue by w
+  feedback     watched with probability sigmoid( -1 + affinity * (I m_u[g_v] - 1) / I^0.5 + a_v - skip_effect * z_t ),
+               z_t = 1 if the exposure before was skipped and has the same interest g as this one, otherwise 0
+  play         duration * Uniform(0.7, 1.1) if watched, duration * Uniform(0, 0.3) if skipped
   time         a uniform start within April 2022, gaps of the duration's size
 
-So log-odds of watching fall by exactly `skip_effect` right after a skip of the same interest, and with
+The log-odds of watching therefore fall by exactly `skip_effect` right after a skip of the same interest. With
 `skip_effect=0` a skip tells nothing beyond the user's taste.
 """
 
@@ -34,8 +34,8 @@ class Settings(NamedTuple):
     seed: int = 0
     num_users: int = 2_000
     num_items: int = 1_000
-    num_exposures: int = 50  # L, the mean per user
-    num_interests: int = 8  # G
+    num_exposures: int = 50  # the mean per user
+    num_interests: int = 8  # I
     affinity: float = 1.5
     skip_effect: float = 1.0
 
@@ -45,7 +45,7 @@ class Catalogue(NamedTuple):
 
     interests: np.ndarray  # [N] g_v, ascending
     cumulated: np.ndarray  # [N + 1] sums of w_v before each item
-    bounds: np.ndarray  # [G + 1] where each interest's items begin
+    bounds: np.ndarray  # [I + 1] where each interest's items begin
     appeals: np.ndarray  # [N] a_v
     durations: np.ndarray  # [N] ms
 
@@ -56,7 +56,7 @@ def check(settings: Settings) -> None:
         ("users", settings.num_users, 1),
         ("exposures", settings.num_exposures, 5),
         ("interests", settings.num_interests, 1),
-        ("items", settings.num_items, settings.num_interests),  # none is without items
+        ("items", settings.num_items, settings.num_interests),  # each interest has at least one
     )
     for option, value, least in rules:
         if value < least:
@@ -91,11 +91,11 @@ def catalogue(settings: Settings) -> Catalogue:
 
 
 def _exposures(random: np.random.Generator, items: Catalogue, settings: Settings, num_users: int) -> pl.DataFrame:
-    """Draws users and what they were shown, all users at once, one exposure after the other."""
+    """Draws users and their exposures: the first exposure of all users, then the second, and so on."""
     tastes = random.dirichlet(np.full(settings.num_interests, 0.3), num_users)
     lengths = 5 + random.poisson(settings.num_exposures - 5, num_users)
     clocks = START_MS + random.integers(0, MONTH_MS, num_users)
-    last_skipped = np.full(num_users, -1)  # interest of the exposure before, where it was skipped
+    last_skipped = np.full(num_users, -1)  # interest of the exposure before if it was skipped
     steps = []
     for step in range(int(lengths.max())):
         users = np.flatnonzero(lengths > step)

@@ -10,17 +10,17 @@ def intervals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Percentile intervals of the means over users.
 
-    Every column sees the same resamples, so that columns of two scorers may also be compared. A resample draws as many
-    users as there are, with replacement, by the Poisson approximation of their multiplicities.
+    Every column uses the same resamples, so the columns of two scorers may be compared. A resample draws as many users
+    as there are, with replacement; how often each is drawn is approximated by a Poisson distribution.
 
     Args:
-      values: [B, ...] one row per user; NaN where a value is not defined for a user.
+      values: [V, ...] one entry per user; NaN if a value is not defined for the user.
       level: the share of resamples within the interval.
       replicates: resamples.
       seed: of the resamples.
 
     Returns:
-      Lower and upper bounds, each [...]; NaN where no user has a value.
+      Lower and upper bounds, each [...]; NaN if no user has a value.
 
     References:
       Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), 13.3; Hanley and MacGibbon, "Creating
@@ -31,11 +31,11 @@ def intervals(
     flat = values.reshape(len(values), -1)
     columns = np.concatenate([np.where(np.isnan(flat), 0, flat), defined.reshape(flat.shape)], axis=1)
     generator = np.random.default_rng(seed)
-    rows = max(1, (1 << 23) // max(len(values), 1))  # resamples at once, to bound memory
+    at_once = max(1, (1 << 23) // max(len(values), 1))  # resamples, to bound memory
     sums = np.concatenate(
         [
-            generator.poisson(1.0, (min(rows, replicates - begin), len(values))).astype(np.float64) @ columns
-            for begin in range(0, replicates, rows)
+            generator.poisson(1.0, (min(at_once, replicates - begin), len(values))).astype(np.float64) @ columns
+            for begin in range(0, replicates, at_once)
         ]
     )
     totals, counts = np.split(sums, 2, axis=1)

@@ -1,4 +1,4 @@
-"""Who takes part in an evaluation, what each target is ranked against, and the batches made of that."""
+"""Who takes part in an evaluation, what each target is ranked against, and the batches of it."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from sine_jax.batches import windows
 from sine_jax.types import PAD, SKIPPED, EvalBatch, EventLog, Split
 
 # Conventions, not tuned. More widths would pad less and compile more shapes; CELLS bounds the memory of a batch.
-HALVED = 3  # times that the widest history is halved, for users with shorter ones
-NARROW = 16  # candidates of most users; the widths above are this times a power of 4
+HALVED = 3  # how often the widest history is halved, for users with shorter histories
+NARROW = 16  # candidates of most users; larger widths are this times a power of 4
 CELLS = 1 << 20  # the most candidates in a batch
 
 
 class Population(NamedTuple):
-    """The users that one evaluation ranks, with a target each and a ragged list of other items."""
+    """The users of an evaluation, each with a target and a list of other items."""
 
     users: np.ndarray  # [V] int32, ascending
     targets: np.ndarray  # [V] int32
-    others: np.ndarray  # [F] int32; those of the v-th user are others[offsets[v]:offsets[v + 1]]
+    others: np.ndarray  # [F - V] int32; those of the v-th user are others[offsets[v]:offsets[v + 1]]
     offsets: np.ndarray  # [V + 1] int64
-    skips: np.ndarray  # [V] int64, how many of a user's others, the first of them, the split shows around the target
+    skips: np.ndarray  # [V] int64, how many of a user's others are skips around the target; they come first
     left_out: dict[str, int]  # users who take no part, by reason
 
 
 def neighbouring_skips(log: EventLog, split: Split) -> Population:
     """Each target with the skips that the split names as its candidates.
 
-    Users without any skip are part of the population: their target counts in the pooled AUC, as in the released code,
-    and in no other metric. An item that was skipped twice is a candidate twice.
+    Users without such a skip take part: their target counts in the pooled AUC, as in the released code, and in no other
+    metric. An item that was skipped twice is a candidate twice.
     """
     return _population(log, split, split.candidates_begin, split.candidates_end, kept=log.feedback == SKIPPED)
 
 
 def seen_items(log: EventLog, split: Split) -> Population:
-    """Each target with everything its user was ever shown, before it or after, the target itself aside.
+    """Each target with all other exposures of its user, before and after it.
 
     The skips that the split names as candidates come first.
     """
@@ -81,20 +81,20 @@ def batches(
 ) -> list[EvalBatch]:
     """Groups a population into batches of few shapes, each user in exactly one.
 
-    Histories are as wide as they are long, rounded up to the longest halved up to `HALVED` times; the few users with
-    many candidates all get the full width, so that there are no more shapes than widths of either kind. Users with
-    as many skips go together, because work on skips goes by the most that a user of the batch has.
+    A history is padded to the longest one, halved up to `HALVED` times. The few users with many candidates all get the
+    full width, so there are at most as many shapes as widths of either kind. Users with similar numbers of skips go
+    together, because the work on skips grows with the highest number in the batch.
 
     Args:
-      population: who is ranked against what.
-      reading: the log as it is read, up to the split's targets.
+      population: who is ranked, and against what.
+      reading: the exposures that may be read before the split's targets.
       max_len: T, the widest history.
       margin: how many of the T columns stay empty.
       batch_size: B, the most users in a batch.
-      multiple_of: B is a multiple of this, the number of devices; what is missing are fillers, users of -1.
+      multiple_of: the number of devices; B is a multiple of it, filled up with users -1.
 
     Returns:
-      Batches of numpy arrays; the target is the first candidate, the skips around it follow, then other items.
+      Batches of numpy arrays. The target is the first candidate; the skips around it follow, then other items.
     """
     lengths = np.minimum(reading.history_ends - reading.offsets[:-1], max_len)[population.users]
     widths = np.unique([-(-int(lengths.max()) // 2**k) for k in range(1 + HALVED)])
@@ -127,7 +127,7 @@ def batches(
 def _batch(
     population: Population, reading: windows.Reading, rows: np.ndarray, *, width: int, limit: int, num_candidates: int
 ) -> EvalBatch:
-    """One batch of the population's rows, -1 for fillers."""
+    """One batch of users by their places in the population, -1 for fillers."""
     known = rows >= 0
     users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
     read: Any = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)

@@ -1,4 +1,4 @@
-"""Where items stand in the whole catalogue, counted chunk by chunk: what the `full` protocol runs on a device."""
+"""Ranks in the whole catalogue, counted chunk by chunk: the device part of the `full` protocol."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from sine_jax.evaluation.scorers import Scorer
 from sine_jax.layers.scoring import Chunk, over_catalogue
 from sine_jax.types import Array, EvalBatch
 
-CHUNK = 8192  # items of the catalogue scored at once
+CHUNK = 8192  # items of the catalogue scored at once; a choice that bounds memory
 
 
 class Counts(NamedTuple):
-    """How the first candidates, the target and the skips around it, stand among other items."""
+    """How the target and the skips around it, the first candidates, compare with other items."""
 
-    greater: Array  # [B, C] int32, how many of the others have a higher score
-    equal: Array  # [B, C] int32, how many of the others have the same
-    number: Array  # [B] int32, how many others there are
+    greater: Array  # [B, C] int32, how many other items have a higher score
+    equal: Array  # [B, C] int32, how many other items have the same score
+    number: Array  # [B] int32, how many other items there are
 
 
 class Standings(NamedTuple):
-    """Where a batch's targets and the skips around them stand; columns of any other candidate stay 0."""
+    """The ranks of a batch's targets and of the skips around them; other candidates have 0."""
 
     unseen: Counts  # among the items that the user was never shown
     shown: Counts  # among the target and the skips around it
-    nan: Array  # [B] int32, scores that are not numbers
+    nan: Array  # [B] int32, how many scores are NaN
 
 
 def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings]:
-    """Ranks the target and each skip around it against the very same items: all that the user was never shown.
+    """Ranks the target and each skip around it against the same items: those that the user was never shown.
 
     Args:
       scorer: what scores.
       num_items: N.
 
     Returns:
-      A function of the scorer's parameters and a batch whose candidates are all that its users were shown: first the
-      target, then the skips around it. It holds no more scores at once than a chunk's.
+      A function of the scorer's parameters and a batch. The batch's candidates are all that its users were shown: the
+      target, the skips around it, and the rest. Only the scores of one chunk are in memory at once.
     """
 
     def ranked(params: Any, batch: EvalBatch) -> Standings:
@@ -52,7 +52,7 @@ def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings
             return scorer.score_items(params, state, chunk.items)
 
         def find(found: Array, chunk: Chunk) -> Array:
-            # Candidates are scored by the very computation that scores their rivals, so that equal stays equal.
+            # Candidates are scored by the same computation as their rivals, so that ties stay ties.
             scores, places = score(chunk), chunk.places(batch.candidates)
             size = len(chunk.items)
             value = jnp.take_along_axis(scores, jnp.clip(places, 0, size - 1), axis=1)
@@ -76,13 +76,13 @@ def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings
 
 
 def _count(counts: Counts, ours: Array, others: Array, *, where: Array, columns: Array) -> Counts:
-    """Adds the others [B, X] that are above or level with each of the first columns of ours [B, C], one at a time."""
-    others = jnp.where(where, others, jnp.nan)  # neither above nor level with anything
+    """Counts the others [B, X] that are above, or tie with, each of the first columns of ours [B, C]."""
+    others = jnp.where(where, others, jnp.nan)  # NaN is neither above anything nor equal to it
 
     def count(column: Array, greater_equal: tuple[Array, Array]) -> tuple[Array, Array]:
         one = jax.lax.dynamic_slice_in_dim(ours, column, 1, axis=1)
         found = [mask.astype(jnp.int32) for mask in (others > one, others == one)]
-        # Both sums in one pass over the scores: several times faster than one after the other.
+        # Both sums in one pass over the scores.
         more, level = jax.lax.reduce(found, [0, 0], lambda a, b: [a[0] + b[0], a[1] + b[1]], (1,))
         greater, equal = greater_equal
         return greater.at[:, column].add(more), equal.at[:, column].add(level)

@@ -1,17 +1,16 @@
-"""Comparison of evaluated runs, paired by user: every run against the first.
+"""Compares evaluated runs, paired by user: every run with the first.
 
-Two sources of chance are kept apart. Users: had others been asked, the difference of the means would be another; its
-interval and both tests are over users. Seeds: had another seed been drawn, a run's mean would be another; runs of one
-method that differ in their seed alone are one method, whose value for a user is the mean over its seeds, and the spread
-of the runs' means is told beside it.
+Two sources of chance are kept apart. With other users the difference of the means would be different: its interval and
+both tests are over users. With another seed a run's mean would be different: runs that differ only in their seed are
+one method. Its value for a user is the mean over seeds, and the spread of the runs' means is reported beside it.
 
-  interval       percentile bootstrap over users of the mean difference, not adjusted for how many there are
-  permutation    users' differences change sign at random: is the mean difference 0? Right to first order for the pooled
-                 AUC too, whose values per user are influences on it with the AUC as their mean
-  Wilcoxon       signed ranks: do users' differences lie symmetrically around 0? It weighs users by ranks, so it may see
-                 what the mean does not, and the reverse: where a few large differences stand against many small ones,
-                 as with `hr_gap`, go by the other two. It is left out for the pooled AUC: a user's influence depends on
-                 everybody's scores and grows with the number of candidates, so that its rank says nothing
+  interval       percentile bootstrap over users of the mean difference, not adjusted for the number of comparisons
+  permutation    users' differences change sign at random: is the mean difference 0? It also holds, to first order, for
+                 the pooled AUC, whose values per user are their influences on it and have the AUC as their mean
+  Wilcoxon       signed ranks: are users' differences symmetric around 0? It weighs users by ranks, so it may find what
+                 the mean does not, and the reverse. If a few large differences are opposed to many small ones, as with
+                 `hr_gap`, use the other two. There is none for the pooled AUC: a user's influence depends on
+                 everybody's scores and grows with the number of candidates, so its rank means nothing
 
 References:
   Wilcoxon, "Individual comparisons by ranking methods", Biometrics Bulletin 1 (1945). Phipson and Smyth, "Permutation
@@ -35,11 +34,11 @@ from sine_jax.evaluation import bootstrap
 
 POOLED = frozenset({"auc"})  # metrics of all users together, laid out per user
 LEVEL = 0.95  # of the intervals
-ENUMERATED = 13  # differences whose signs are tried in all ways; more are drawn
-DRAWS = 9999  # with the one that was observed, p is a multiple of 1 / 10,000
-DECIMALS = 12  # of a difference: what is beyond is the noise of adding up, and would break ties
+ENUMERATED = 13  # up to so many differences, all combinations of signs are tried; for more they are drawn
+DRAWS = 9999  # together with the observed signs, p is a multiple of 1 / 10,000
+DECIMALS = 12  # of a difference; later ones are rounding errors, and would break ties
 
-# What must agree between runs: where an evaluation's summary has it.
+# What must agree between runs, and where it is in an evaluation's summary.
 IDENTITY = {
     "data fingerprint": ("fingerprint",),
     "split": ("split",),
@@ -52,46 +51,46 @@ IDENTITY = {
 
 
 class Measured(NamedTuple):
-    """What one scorer got in one evaluated run."""
+    """The values of one scorer in one evaluated run."""
 
-    name: str  # as the reader knows it
+    name: str  # for the reader
     scorer: str
-    config: Config | None  # of a model; None for what is not trained
-    checkpoint: str | None  # `best`, `latest` or a step; None for what is not trained
+    config: Config | None  # of a model; None for a simple scorer
+    checkpoint: str | None  # `best`, `latest` or a step; None for a simple scorer
     summary: Mapping[str, Any]  # of the evaluation
     users: Sequence[Any]  # [V] external ids
-    values: np.ndarray  # [V] of one metric, NaN where it is not defined for a user
+    values: np.ndarray  # [V] of one metric; NaN if it is not defined for a user
 
 
 class Group(NamedTuple):
-    """Runs of one method: they differ in their seed alone."""
+    """Runs of one method, which differ only in their seed."""
 
     name: str  # of the first run
     scorer: str
     runs: tuple[str, ...]
-    seeds: tuple[int, ...]  # none for what is not trained
+    seeds: tuple[int, ...]  # none for a simple scorer
     values: np.ndarray  # [J, V] by run and user
 
     @property
     def means(self) -> np.ndarray:
-        """[J] each run's mean over the users it is defined for; NaN where there are none."""
+        """[J] each run's mean over the users for whom it is defined; NaN if there are none."""
         return np.array([np.mean(v[~np.isnan(v)]) if (~np.isnan(v)).any() else np.nan for v in self.values])
 
 
 def compare(
     runs: Sequence[Measured], *, metric: str, resamples: int = 1000, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Any]:
-    """Compares every method with the one of the first run, ready for JSON.
+    """Compares every method with the method of the first run, ready for JSON.
 
     Args:
-      runs: at least two; those of one method are grouped.
-      metric: whose values they hold.
+      runs: at least two; runs of one method are grouped.
+      metric: the metric of their values.
       resamples: of the users, for the intervals.
       draws: of the signs, for the permutation test.
       seed: of both.
 
     Raises:
-      ValueError: runs were not evaluated on the same, or there is nothing to compare.
+      ValueError: runs were evaluated on different data, or there is nothing to compare.
     """
     refuse_unlike(runs)
     reference, *others = groups = grouped(runs)
@@ -128,15 +127,15 @@ def compare(
         "methods": [_described(group) for group in groups],
         "comparisons": comparisons,
         "interval": {"level": LEVEL, "over": "users", "resamples": resamples, "seed": seed},
-        "permutation": {"draws": draws, "all signs up to": ENUMERATED, "seed": seed},
+        "permutation": {"draws": draws, "all_signs_up_to": ENUMERATED, "seed": seed},
     }
 
 
 def refuse_unlike(runs: Sequence[Measured]) -> None:
-    """Checks that all runs were evaluated on the same as the first.
+    """Checks that all runs were evaluated like the first.
 
     Raises:
-      ValueError: says which run, in what it differs, and both values.
+      ValueError: a run was not; the message says which, in what it differs, and both values.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -152,11 +151,11 @@ def refuse_unlike(runs: Sequence[Measured]) -> None:
 
 
 def grouped(runs: Sequence[Measured]) -> list[Group]:
-    """Puts runs that differ in their seed alone together; a seed that comes again begins a group of its own."""
+    """Groups runs that differ only in their seed; a seed that appears again begins another group."""
     groups: dict[Any, list[Measured]] = {}
     for run in runs:
         key = (run.scorer, run.checkpoint, run.config and configs.replace(run.config, {"train.seed": 0}))
-        # The same seed twice is the same draw, or a change that the record does not show.
+        # The same seed twice is the same run, or a difference that the configuration does not show.
         for again in itertools.count():
             members = groups.setdefault((key, again), [])
             if all(run.config and m.config and m.config.train.seed != run.config.train.seed for m in members):
@@ -175,13 +174,13 @@ def grouped(runs: Sequence[Measured]) -> list[Group]:
 
 
 def wilcoxon(differences: np.ndarray) -> float:
-    """The signed-rank test's two-sided p; zeros are left out, ties share their ranks.
+    """The signed-rank test's two-sided p. Zeros are left out, and ties share their ranks.
 
     Args:
       differences: [V] by user; NaN does not count.
 
     Returns:
-      1 where every difference is 0, NaN where there is none.
+      1 if every difference is 0, NaN if there is no difference.
     """
     known = differences[~np.isnan(differences)]
     some = known[known != 0]
@@ -191,23 +190,23 @@ def wilcoxon(differences: np.ndarray) -> float:
 
 
 def sign_flips(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Two-sided p of each mean among those with other signs: exact for few differences, else from shared draws.
+    """Two-sided p of each mean among the means with other signs: exact for few differences, otherwise from draws.
 
     Args:
       differences: [V, G] by user and comparison; NaN does not count.
-      draws: how many ways to put the signs are drawn where not all are tried.
+      draws: how many combinations of signs are drawn; all comparisons use the same.
       seed: of the draws.
 
     Returns:
-      [G]; 1 where every difference is 0, NaN where there is none.
+      [G]; 1 if every difference is 0, NaN if there is no difference.
     """
     filled = np.where(np.isnan(differences), 0, differences)
-    least = np.abs(filled.sum(axis=0)) - 1e-9 * np.abs(filled).sum(axis=0)  # sums in another order round otherwise
+    least = np.abs(filled.sum(axis=0)) - 1e-9 * np.abs(filled).sum(axis=0)  # a sum in another order rounds differently
     generator = np.random.default_rng(seed)
-    rows = max(1, (1 << 23) // max(len(filled), 1))  # draws at once, to bound memory
-    extreme = np.ones(filled.shape[1])  # the signs as they are
-    for begin in range(0, draws, rows):
-        flipped = generator.integers(0, 2, (min(rows, draws - begin), len(filled)), np.int8).astype(np.float64)
+    at_once = max(1, (1 << 23) // max(len(filled), 1))  # draws, to bound memory
+    extreme = np.ones(filled.shape[1])  # the observed signs
+    for begin in range(0, draws, at_once):
+        flipped = generator.integers(0, 2, (min(at_once, draws - begin), len(filled)), np.int8).astype(np.float64)
         extreme += np.count_nonzero(np.abs(filled.sum(axis=0) - 2 * (flipped @ filled)) >= least, axis=0)
     p = extreme / (1 + draws)
     for column, values in enumerate(filled.T):
@@ -219,9 +218,9 @@ def sign_flips(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) ->
 
 
 def holm(p: np.ndarray) -> np.ndarray:
-    """Adjusts p-values [G] so that the chance of any false claim among them stays what each one says.
+    """Adjusts p-values [G] for the chance of any false claim among them, by Holm's procedure.
 
-    NaN is no test, and stays NaN.
+    NaN means that there was no test, and stays NaN.
     """
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
     adjusted = np.full(len(p), np.nan)
@@ -231,7 +230,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 
 def _described(group: Group) -> dict[str, Any]:
-    """A group's mean and users, and how its runs' means spread over seeds."""
+    """A group's mean and number of users, and the spread of its runs' means over seeds."""
     values, means = np.mean(group.values, axis=0), group.means
     return {
         "name": group.name,
@@ -247,14 +246,14 @@ def _described(group: Group) -> dict[str, Any]:
 
 
 def _seeds_error(a: Group, b: Group) -> float | None:
-    """The standard error of the difference of two groups' means over seeds; None where one has a single run."""
+    """The standard error over seeds of the difference of two groups' means; None if one has a single run."""
     if min(len(a.values), len(b.values)) < 2:
         return None
     return _number(np.sqrt(sum(m.means.var(ddof=1) / len(m.means) for m in (a, b))))
 
 
 def _at(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """What a summary has at a path; None where it has nothing."""
+    """The value of a summary at a path; None if there is none."""
     value: Any = summary
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -262,5 +261,5 @@ def _at(summary: Mapping[str, Any], path: Sequence[str]) -> Any:
 
 
 def _number(value: float) -> float | None:
-    """A number as JSON has it."""
+    """A number for JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)

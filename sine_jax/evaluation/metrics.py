@@ -1,8 +1,9 @@
-"""Ranking metrics: one value per user, the mean afterwards.
+"""Ranking metrics: one value per user, and then the mean.
 
-A `Ranking` holds all that they need: how many negatives stand above each positive. Raw scores are ranked, and a
-tie counts as one half: a positive's rank is its place among the positives, plus the negatives above it, plus half of
-those it ties with. Whatever is undefined for a user (no positive, or no negative) is NaN: neither averaged nor counted.
+A `Ranking` holds what they need: how many negatives are above each positive. Raw scores are ranked, and a tie counts as
+one half: a positive's rank is its place among the positives, plus the negatives above it, plus half of the negatives
+that it ties with. A metric that is not defined for a user (no positive, or no negative) is NaN there, and the mean
+leaves it out.
 """
 
 from __future__ import annotations
@@ -14,35 +15,35 @@ import numpy as np
 
 
 class Ranking(NamedTuple):
-    """Where the positives of each user stand among the user's negatives.
+    """Where the positives of each user are among the user's negatives.
 
-    L is the most positives that a user of the batch has (1 where a single target is ranked).
+    L is the highest number of positives of a user of the batch: 1 if a single target is ranked.
     """
 
-    above: np.ndarray  # [B, L] float64, negatives above each positive, a tie is one half; best first
+    above: np.ndarray  # [B, L] float64, negatives above each positive, best first; a tie is one half
     where: np.ndarray  # [B, L] bool, True where there is a positive
-    negatives: np.ndarray  # [B] int64, how many there are
+    negatives: np.ndarray  # [B] int64, their number
 
     @property
     def ranks(self) -> np.ndarray:
-        """[B, L] ranks from 1; fractions where a positive ties with negatives."""
+        """[B, L] ranks from 1; a fraction if a positive ties with negatives."""
         return self.above + np.arange(1, self.above.shape[1] + 1)
 
     @property
     def defined(self) -> np.ndarray:
-        """[B] True where there is something to rank and something to rank it against."""
+        """[B] True for users with a positive and a negative."""
         return self.where.any(axis=1) & (self.negatives > 0)
 
 
 class Sums(NamedTuple):
-    """What a mean is made of: a total, and how many it is over."""
+    """A total and the number of values in it."""
 
     total: float
     number: int
 
     @property
     def mean(self) -> float:
-        """The mean of what was counted; NaN where nothing was."""
+        """The mean; NaN for no values."""
         return self.total / self.number if self.number else float("nan")
 
 
@@ -68,7 +69,7 @@ def ranking(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> Ran
     ordered = np.take_along_axis(scores, order, axis=1)
     negative = np.take_along_axis(where & ~labels, order, axis=1)
     upto = np.cumsum(negative, axis=1)  # negatives among the first c + 1
-    # Equal scores form a group; each of its members stands below what came before, and half below the group's own.
+    # Equal scores form a group. Each member is below all earlier scores, and below half of its group.
     begins = np.ones(scores.shape, bool)
     begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
     ends = np.roll(begins, -1, axis=1)
@@ -76,7 +77,7 @@ def ranking(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> Ran
     count = upto[:, -1:] if scores.shape[1] else np.zeros((len(scores), 1), np.int64)
     through = np.minimum.accumulate(np.where(ends, upto, count)[:, ::-1], axis=1)[:, ::-1]
     positive = np.take_along_axis(where & labels, order, axis=1)
-    # Positives come first and keep their order, so that column l is the (l + 1)-th best of the user.
+    # Positives come first and keep their order: column l is the (l + 1)-th best of the user.
     first = np.argsort(~positive, axis=1, kind="stable")[:, : max(1, int(positive.sum(axis=1).max(initial=0)))]
     above = np.take_along_axis((before + through) / 2, first, axis=1)
     return Ranking(above, np.take_along_axis(positive, first, axis=1), negative.sum(axis=1))
@@ -89,12 +90,12 @@ def auc(ranking: Ranking) -> np.ndarray:
 
 
 def gauc(ranking: Ranking, *, least_negatives: int = 2) -> np.ndarray:
-    """[B] AUC of the users with at least two negatives, the population that the released code averages over."""
+    """[B] AUC of the users with at least two negatives; the released code averages over these users."""
     return np.where(ranking.negatives >= least_negatives, auc(ranking), np.nan)
 
 
 def ndcg(ranking: Ranking, *, cutoff: float = np.inf) -> np.ndarray:
-    """[B] discounted gain of the positives that rank within the cut-off, over the best possible."""
+    """[B] discounted gain of the positives that rank within the cut-off, divided by the best possible gain."""
     gains = np.where(ranking.where & (ranking.ranks <= cutoff), 1 / np.log2(1 + ranking.ranks), 0)
     places = np.arange(1, ranking.where.shape[1] + 1)
     possible = (places <= np.minimum(ranking.where.sum(axis=1), cutoff)[:, None]) / np.log2(1 + places)
@@ -107,14 +108,14 @@ def reciprocal_rank(ranking: Ranking) -> np.ndarray:
 
 
 def hit_rate(ranking: Ranking, *, cutoff: float) -> np.ndarray:
-    """[B] 1 where a positive ranks within the cut-off, else 0."""
+    """[B] 1 if a positive ranks within the cut-off, otherwise 0."""
     return np.where(ranking.defined, ranking.ranks[:, 0] <= cutoff, np.nan)
 
 
 def chance_within(greater: np.ndarray, equal: np.ndarray, *, cutoff: float) -> np.ndarray:
-    """[...] chance of a place within the cut-off, where ties are put into random order.
+    """[...] chance of a place within the cut-off if ties are put into random order.
 
-    It adds up to the places that there are: of a scorer that ties everything, the top k is a random k, not empty.
+    The chances add up to the number of places: if a scorer ties everything, the top k is k random items, and not empty.
 
     Args:
       greater: [...] how many items have a higher score.
@@ -125,9 +126,9 @@ def chance_within(greater: np.ndarray, equal: np.ndarray, *, cutoff: float) -> n
 
 
 def each_alone(metric: Callable[[Ranking], np.ndarray], ranking: Ranking) -> np.ndarray:
-    """[B] mean of a metric over a user's positives, each ranked as if it were the user's only one.
+    """[B] mean of a metric over a user's positives, each ranked as if it were the user's only positive.
 
-    The positives may come in any order.
+    The positives may be in any order.
     """
     places = ranking.above.shape[1]
     alone = Ranking(ranking.above.reshape(-1, 1), ranking.where.reshape(-1, 1), np.repeat(ranking.negatives, places))
@@ -144,7 +145,7 @@ def log_loss(scores: np.ndarray, labels: np.ndarray, *, where: np.ndarray) -> np
 
 
 def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num_users: int) -> np.ndarray:
-    """AUC over the candidates of all users thrown together, laid out so that users can be resampled.
+    """AUC over the candidates of all users together, as one value per user, so that users can be resampled.
 
     Args:
       scores: [F] raw scores of every candidate of every user.
@@ -153,9 +154,9 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
       num_users: V.
 
     Returns:
-      [V] values whose mean is exactly the pooled AUC; a user's distance from that mean, over V, is the user's
-      influence on it (to first order), so that an interval of the mean over users is one of the pooled AUC. All NaN
-      where there is no positive or no negative at all.
+      [V] values whose mean is exactly the pooled AUC. A user's distance from that mean, divided by V, is the user's
+      influence on it (to first order), so an interval of the mean over users is an interval of the pooled AUC. All are
+      NaN if there is no positive or no negative.
 
     References:
       Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 53 (1997).
@@ -163,7 +164,7 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
     labels = np.asarray(labels, bool)
     below = 1 - _share_above(scores, scores[~labels])  # of each candidate, against the negatives
     above = _share_above(scores, scores[labels])
-    # A positive's share of negatives below it, and a negative's share of positives above it, have the same mean.
+    # The share of negatives below a positive and the share of positives above a negative have the same mean.
     shares = np.where(labels, below, above)
     total = shares[labels].mean() if labels.any() and not labels.all() else np.nan
     weights = 1 / np.where(labels, max(labels.sum(), 1), max((~labels).sum(), 1))
@@ -172,7 +173,7 @@ def pooled_auc(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, *, num
 
 
 def _share_above(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[F] the share of the reference scores above each score; a tie counts as one half. NaN against nothing."""
+    """[F] the share of the reference scores above each score; a tie counts as one half. NaN if there are none."""
     _refuse_nan(scores, np.ones(scores.shape, bool))
     reference = np.sort(reference)
     less, upto = (np.searchsorted(reference, scores, side=side) for side in ("left", "right"))
@@ -187,14 +188,14 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def nan_scores(bad: int, number: int) -> ValueError:
-    """What to raise where `bad` of `number` scores are NaN."""
+    """The error for `bad` NaN among `number` scores."""
     return ValueError(
         f"{bad} of {number} scores are NaN: the parameters are not finite; evaluate an earlier checkpoint"
     )
 
 
 def _refuse_nan(scores: np.ndarray, where: np.ndarray) -> None:
-    """Scores that are not numbers have no order."""
+    """Raises an error for NaN scores, which have no order."""
     bad = int(np.count_nonzero(np.isnan(scores) & where))
     if bad:
         raise nan_scores(bad, int(np.count_nonzero(where)))

@@ -1,4 +1,4 @@
-"""The protocols of an evaluation: who is ranked, against what, and which metrics come of the outputs."""
+"""The protocols of an evaluation: who is ranked, against what, and which metrics follow from the scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sine_jax.evaluation.candidates import Population
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.types import PAD, Array, EvalBatch, EventLog, Split
 
-Values = dict[str, np.ndarray]  # [V] per metric, NaN where it is not defined for a user
+Values = dict[str, np.ndarray]  # [V] per metric; NaN if it is not defined for a user
 
 
 class Protocol(NamedTuple):
@@ -22,13 +22,13 @@ class Protocol(NamedTuple):
     name: str
     against: str  # what a target is ranked against, in words
     population: Callable[[EventLog, Split], Population]
-    rank: Callable[[Scorer, int], Callable[[Any, EvalBatch], Any]]  # scorer, N: what runs on a device
-    values: Callable[[Task, list[Any]], Values]  # its outputs per batch: metrics of the population
+    rank: Callable[[Scorer, int], Callable[[Any, EvalBatch], Any]]  # scorer, N -> the function that runs on devices
+    values: Callable[[Task, list[Any]], Values]  # task, the outputs of that function per batch -> metrics
     cutoffs: tuple[int, ...]  # of NDCG, hit rate and skips
 
 
 class Task(NamedTuple):
-    """Everything of an evaluation that depends neither on a scorer nor on its parameters."""
+    """What an evaluation needs before there is a scorer or parameters."""
 
     protocol: Protocol
     split: Split
@@ -50,7 +50,7 @@ def _by_rank(ranking: metrics.Ranking, cutoffs: tuple[int, ...]) -> Values:
 
 
 def _against_skips(target: metrics.Ranking, skips: metrics.Ranking, cutoffs: tuple[int, ...]) -> Values:
-    """What the skips get by themselves, a mean over each user's, and how far the target is ahead of that."""
+    """The mean metric of each user's skips, and how far the target is ahead of it."""
     result: Values = {}
     for name, metric in (("ndcg", metrics.ndcg), ("hr", metrics.hit_rate)):
         for k in cutoffs:
@@ -61,7 +61,7 @@ def _against_skips(target: metrics.Ranking, skips: metrics.Ranking, cutoffs: tup
 
 
 def _by_user(task: Task, parts: list[Values]) -> Values:
-    """Puts the values of each batch's users into the order of the population; fillers are left out."""
+    """Puts the values of all batches into the order of the population, without fillers."""
     users = np.concatenate([np.asarray(batch.users) for batch in task.batches])
     order = np.argsort(users, kind="stable")[np.count_nonzero(users < 0) :]
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
@@ -94,7 +94,7 @@ def _values_of_scores(task: Task, outputs: list[np.ndarray]) -> Values:
 
 
 def _skips_within(scores: np.ndarray, batch: EvalBatch, *, cutoff: int) -> np.ndarray:
-    """[B] how many of the first places skips take, where a target is ranked among skips alone: all but the target's."""
+    """[B] how many of the first places skips take when a target is ranked among skips alone."""
     skipped = np.asarray(batch.skipped)
     greater, equal = (np.sum(skipped & found, axis=1) for found in (scores > scores[:, :1], scores == scores[:, :1]))
     number = skipped.sum(axis=1)
@@ -103,7 +103,7 @@ def _skips_within(scores: np.ndarray, batch: EvalBatch, *, cutoff: int) -> np.nd
 
 
 def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Values:
-    """On the host, for `FULL`: the metrics that need ranks alone; scores of all pairs are never held at once."""
+    """On the host, for `FULL`: the metrics that need ranks alone, since not all scores are in memory."""
     cutoffs, parts = task.protocol.cutoffs, []
     for batch, standings in zip(task.batches, outputs, strict=True):
         known = np.asarray(batch.users)[:, None] >= 0
@@ -118,7 +118,7 @@ def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Valu
         target = metrics.Ranking(above[:, :1], known, unseen.number)
         skips = metrics.Ranking(above[:, 1:], skipped[:, 1:], unseen.number)
         parts.append({**_by_rank(target, cutoffs), **_against_skips(target, skips, cutoffs)})
-        for k in cutoffs:  # places in the list of all that is unseen, the target and these skips
+        for k in cutoffs:  # places among the unseen items, the target and these skips
             within = metrics.chance_within(unseen.greater + shown.greater, unseen.equal + shown.equal, cutoff=k)
             parts[-1][f"skips@{k}"] = np.where(skipped.any(axis=1), np.sum(within, axis=1, where=skipped), np.nan)
     return _by_user(task, parts)
@@ -134,7 +134,7 @@ EXPOSED = Protocol(
 )
 FULL = Protocol(
     name="full",
-    against="the whole catalogue less the user's other exposures",
+    against="the whole catalogue without the user's other exposures",
     population=candidates.seen_items,
     rank=catalogue.rank,
     values=_values_of_standings,

@@ -1,7 +1,7 @@
 """Evaluation: every user's target is ranked once, by any scorer, under a named protocol.
 
-What does not depend on parameters is laid out once (`lay_out`). A scorer is compiled on it once (`compile_ranking`).
-What comes back takes parameters as often as needed: validation between epochs and the final report share this path.
+`lay_out` makes what does not depend on parameters, once. `compile_ranking` compiles a scorer for it, once. The function
+that it returns takes parameters as often as needed. Validation between epochs and the final report both use it.
 
     task = lay_out(log, config=config, num_items=N, part="valid", protocol=protocols.EXPOSED)
     validate = compile_ranking(scorers.of_model(model), task)
@@ -25,7 +25,7 @@ from sine_jax.evaluation.scorers import Scorer
 from sine_jax.model import build_model
 from sine_jax.types import EventLog
 
-BATCH_SIZE = 256  # users ranked at once
+BATCH_SIZE = 256  # users ranked at once; a choice
 
 
 def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protocol: Protocol) -> Task:
@@ -33,7 +33,7 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
 
     Args:
       log: the exposures.
-      config: its `data` says how the log is split and what is ranked, its `model` how histories are read.
+      config: `data` decides how the log is split and what is ranked, `model` how histories are read.
       num_items: N.
       part: which part of the log, `valid` or `test`: a field of `splits.Splits`.
       protocol: `EXPOSED` or `FULL`.
@@ -46,7 +46,7 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
     if not len(population.users):
         why = ", ".join(f"{count} with {reason}" for reason, count in population.left_out.items())
         raise ValueError(
-            f"part={part}: no user takes part ({why}); split the log otherwise, or take one with more that was watched"
+            f"part={part}: no user takes part ({why}); split the log differently, or use one with more watched videos"
         )
     later = splits.Splits._fields.index(part)  # the released window grows by a column from validation to test
     batches = candidates.batches(
@@ -61,18 +61,18 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
 
 
 class Evaluation(NamedTuple):
-    """What an evaluation found."""
+    """The results of an evaluation."""
 
     part: str  # of the log: `valid` or `test`
     config: Config
     task: Task
     values: dict[str, Values]  # by scorer
     about: Mapping[str, Any] = {}  # of a trained model: checkpoint, step, and the data set's fingerprint
-    user_ids: Any = None  # [U] external ids, where a data set was read
+    user_ids: Any = None  # [U] external ids, if a data set was read
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
-        """By scorer and metric, the mean over the users that it is defined for."""
+        """By scorer and metric: the mean over the users for whom the metric is defined."""
         return {scorer: means(values) for scorer, values in self.values.items()}
 
 
@@ -94,7 +94,7 @@ def evaluate(
       num_items: N.
       part: `valid` or `test`.
       protocol: `EXPOSED` or `FULL`.
-      models: parameters of `model.init` by the name that the report gives them; none for the simple scorers alone.
+      models: parameters by the name for the report; None for the simple scorers alone.
       simple: whether the simple scorers are evaluated too.
 
     Raises:
@@ -120,8 +120,8 @@ def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
     """Compiles a scorer for a task, on all devices of this process.
 
     Returns:
-      A function of the scorer's parameters: each metric's value per user of the population. It compiles at its first
-      call and never again. It raises ValueError where a score is NaN.
+      A function of the scorer's parameters that gives each metric's values [V]. It compiles at its first call and never
+      again. It raises ValueError if a score is NaN.
     """
     run = parallel.map_rows(task.protocol.rank(scorer, task.num_items))
 
@@ -134,5 +134,5 @@ def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
 
 
 def means(values: Values) -> dict[str, float]:
-    """The mean of each metric over the users it is defined for."""
+    """The mean of each metric over the users for whom it is defined."""
     return {name: metrics.sums(column).mean for name, column in values.items()}

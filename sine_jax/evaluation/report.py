@@ -1,4 +1,4 @@
-"""What an evaluation found, as JSON, as a file of values per user, and as a table."""
+"""The results of an evaluation as JSON, as a file of values per user, and as a table."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sine_jax.evaluation import bootstrap, metrics
 from sine_jax.evaluation.comparison import Measured
 from sine_jax.evaluation.ranking import Evaluation
 
-# In this order, as many as fit; `@` stands for the first cut-off. What skips get by themselves is in the gap.
+# In this order, as many as fit; `@` stands for the first cut-off. The metrics of skips are part of the gap.
 SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
-WIDTH = 136  # of a table that goes to no terminal
-CELL = 15  # of a mean and its interval
+WIDTH = 136  # columns of a table that is not shown on a terminal
+CELL = 15  # columns for a mean and its interval
 
 
 def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
     Args:
       evaluation: what was measured.
       replicates: resamples of the users.
-      seed: of the resamples; every scorer and metric sees the same ones.
+      seed: of the resamples; all scorers and metrics use the same ones.
     """
     names = [(scorer, metric) for scorer, values in evaluation.values.items() for metric in values]
     columns = np.stack([evaluation.values[scorer][metric] for scorer, metric in names], axis=1)
@@ -63,15 +63,15 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
 
 
 def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Writes `<split>_<protocol>.json` and `.parquet`, each whole or not at all.
+    """Writes `<split>_<protocol>.json` and `.parquet`, each completely or not at all.
 
-    The parquet file has a row per user of the population: its external id, then `scorer/metric` columns. The mean of
-    each column is the figure reported; `auc`, which is pooled, is laid out by `metrics.pooled_auc`.
+    The parquet file has a line per user of the population: the external id, then a column per `scorer/metric`. The mean
+    of each column is the reported figure; for `auc`, which is pooled, the values are those of `metrics.pooled_auc`.
 
     Args:
       evaluation: what was measured.
-      summary: of `summarise`, with whatever else is to be kept beside it.
-      folder: where to write; made if need be.
+      summary: of `summarise`, and whatever else is kept with it.
+      folder: where to write; it is made if it does not exist.
 
     Returns:
       Both paths.
@@ -88,7 +88,7 @@ def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.P
         }
     )
     paths = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
-    # The summary is put in its place last: who finds it finds both.
+    # The summary is put in its place last: if it is there, both are.
     with workdir.whole(paths[0]) as text, workdir.whole(paths[1]) as columns:
         text.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         frame.write_parquet(columns)
@@ -99,7 +99,7 @@ def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[
     """Reads what `write` wrote: the summary, with today's names of options, and the values per user.
 
     Raises:
-      FileNotFoundError: nothing was written there for this split and protocol.
+      FileNotFoundError: there is nothing for this split and protocol.
       ValueError: a file is damaged.
     """
     stem = Path(folder) / f"{split}_{protocol}"
@@ -113,16 +113,17 @@ def read(folder: str | os.PathLike[str], *, split: str, protocol: str) -> tuple[
 
 
 def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measured:
-    """Reads what a run's evaluation found.
+    """Reads the results of a run's evaluation.
 
     Args:
-      argument: a run's folder, or where `launch.evaluate --out` wrote; `FOLDER:SCORER` for another than its model.
-      metric: whose values.
+      argument: a run's folder, or a folder of `launch.evaluate --out`; `FOLDER:SCORER` for another scorer than its
+        model.
+      metric: the metric to read.
       split: `valid` or `test`.
-      protocol: by name.
+      protocol: its name.
 
     Raises:
-      ValueError: there is no such evaluation, scorer or metric; says what there is.
+      ValueError: there is no such evaluation, scorer or metric; the message says which there are.
     """
     folder, scorer = Path(argument), ""
     if not folder.is_dir():
@@ -137,7 +138,7 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
     except FileNotFoundError:
         raise ValueError(f"{folder}: not evaluated on {split}, {protocol}; run {command}") from None
     scorers = list(summary["scorers"])
-    models = scorers[:1] if "checkpoint" in summary else []  # an evaluation begins with the model, where there is one
+    models = scorers[:1] if "checkpoint" in summary else []  # an evaluation begins with the model, if there is one
     named, scorer = scorer, scorer or next(iter(models), "")
     if scorer not in scorers:
         wrong = f"there is no scorer {scorer!r}" if scorer else "there is no model, only simple scorers"
@@ -149,7 +150,7 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
             f"ones run {command}"
         )
     if scorer in models and "config" not in summary:
-        raise ValueError(f"{folder}: an older version evaluated it, without its configuration; run {command}")
+        raise ValueError(f"{folder}: it was evaluated by an older version, which kept no configuration; run {command}")
     return Measured(
         name=f"{folder}:{scorer}" if named else str(folder),
         scorer=scorer,
@@ -162,7 +163,7 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
 
 
 def header(summary: Mapping[str, Any]) -> str:
-    """One sentence each on what was ranked, and for whom."""
+    """What was ranked, and for whom; a line each."""
     data, alone = summary["data"], summary["users_without_rivals"]
     skips = "candidates" if summary["protocol"] == "exposed" else "skips"
     left_out = ", ".join(f"{count:,} with {reason}" for reason, count in summary["left_out"].items() if count)
@@ -175,9 +176,9 @@ def header(summary: Mapping[str, Any]) -> str:
 
 
 def table(summary: Mapping[str, Any], *, width: int) -> Table:
-    """The scorers, a row each: means with half of their interval; as many metrics as fit into the width."""
+    """A line per scorer: means with half of their interval, for as many metrics as fit into the width."""
     columns = next(iter(summary["scorers"].values()))
-    # GAUC is the AUC by user where everybody has rivals enough; it need not be printed twice.
+    # If every user has two skips or more, GAUC and the AUC by user are the same; one of them is printed.
     repeated = {"gauc"} if columns["gauc"]["users"] == columns["user_auc"]["users"] else set()
     cutoff = min((int(name.partition("@")[2]) for name in columns if "@" in name), default="")
     names = [name + str(cutoff) if name.endswith("@") else name for name in SHOWN]
@@ -196,7 +197,7 @@ def table(summary: Mapping[str, Any], *, width: int) -> Table:
 
 
 def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the table, whole where there is no terminal to limit its width."""
+    """Prints the table; without a terminal its width is not limited."""
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)

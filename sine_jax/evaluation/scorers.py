@@ -1,4 +1,4 @@
-"""What evaluation ranks with: a model and the simple scorers behind one interface."""
+"""Models and simple scorers behind one interface, for evaluation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ State = Any
 class Scorer(NamedTuple):
     """Pure functions from parameters and histories to raw scores.
 
-    Parameters are an argument of each, so that what is compiled once serves all parameters of one structure. A user of
-    -1 is a filler, whose scores nobody looks at.
+    Parameters are an argument of each, so a compiled function works for all parameters of one structure. A user of -1
+    is a filler; its scores are not used.
     """
 
-    encode: Callable[[Any, Array, Histories], State]  # params, users [B], histories [B, T]: state, leading axis B
-    score_candidates: Callable[[Any, State, Array], Array]  # params, state, candidates [B, C]: [B, C]
-    score_items: Callable[[Any, State, Array], Array]  # params, state, items [C]: [B, C]
+    encode: Callable[[Any, Array, Histories], State]  # params, users [B], histories [B, T] -> state, leading axis B
+    score_candidates: Callable[[Any, State, Array], Array]  # params, state, candidates [B, C] -> [B, C]
+    score_items: Callable[[Any, State, Array], Array]  # params, state, items [C] -> [B, C]
 
 
 def of_model(model: Model) -> Scorer:
@@ -80,7 +80,7 @@ def _noise(users: Array, items: Array) -> Array:
 
 
 def _mixed(x: Array) -> Array:
-    """A hash of 32 bits, each of which depends on each bit given.
+    """A hash of 32 bits; each of them depends on every input bit.
 
     References:
       The finaliser of MurmurHash3 (Appleby, public domain).

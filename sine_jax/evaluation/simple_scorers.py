@@ -1,18 +1,15 @@
-"""Simple scorers: the floor that a model has to be above.
+"""Simple scorers, which a model has to beat.
 
-Most are a value per item and one per user whose sum is the score (`Biases`). Logistic matrix factorisation adds a
-vector per user and item (`Factors`). None reads a sequence. What may be counted is a mask over the exposures of the
-log:
+Most have a value per item and one per user; their sum is the score (`Biases`). Logistic matrix factorisation adds a
+vector per user and item (`Factors`). None reads a sequence. A mask selects the exposures that are counted:
 
   training_pairs  what the released code trains on: a user's positives within the training part, and the skip right
                   before each of them
   training        every exposure of the training part: what a model may learn from
-  history         every exposure up to the last positive before the split's target: more than a model learned from,
-                  where the split is the test
+  history         every exposure up to the last positive before the split's target; for the test this is more than a
+                  model learned from
 
-Dislikes are shown and not watched. On the shared part of KuaiRand-Pure (16,682 users with at least 5 positives,
-split `last_positive`, test, candidates `released`) these give the known values: the item's count and rate over
-`training_pairs`, the rate and the item's bias over `history`.
+A dislike counts as shown and not watched.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ import scipy.optimize
 
 from sine_jax.types import PAD, SKIPPED, WATCHED, Array, EventLog, Split
 
-PRIOR_PAIRS = 600_000  # a convention, not tuned: from that many pairs on, the prior of `within_users` grows with them
+PRIOR_PAIRS = 600_000  # a convention, not tuned: for more pairs, the prior of `within_users` grows with their number
 
 
 class Biases(NamedTuple):
@@ -47,7 +44,7 @@ class Factors(NamedTuple):
 
 
 def training(log: EventLog, split: Split) -> np.ndarray:
-    """[E] True for every exposure that may be learned from."""
+    """[E] True for the exposures that may be learned from."""
     return log.before(split.train_end)
 
 
@@ -61,7 +58,7 @@ def training_pairs(log: EventLog, split: Split) -> np.ndarray:
 
 
 def history(log: EventLog, split: Split) -> np.ndarray:
-    """[E] True for every exposure up to the last positive before the target."""
+    """[E] True for the exposures up to the last positive before the target."""
     return log.before(split.history_end)
 
 
@@ -77,11 +74,11 @@ def item_rate(log: EventLog, where: np.ndarray, *, num_items: int, smoothing: fl
       log: exposures.
       where: [E] which of them count.
       num_items: N.
-      smoothing: exposures at the log's mean rate that are added to each item's own.
+      smoothing: how many exposures at the log's mean rate are added to each item's own.
     """
     watched = np.bincount(log.items[where & (log.feedback == WATCHED)], minlength=num_items + 1)
     shown = np.bincount(log.items[where], minlength=num_items + 1)
-    # One watched and one skipped exposure keep the mean off 0 and 1, where log-odds end.
+    # One more watched and one more skipped exposure keep the mean away from 0 and 1, where log-odds are infinite.
     mean = (watched.sum() + 1) / (shown.sum() + 2)
     rate = (watched + smoothing * mean) / (shown + smoothing)
     return _of_items(log, np.log(rate) - np.log1p(-rate))
@@ -97,26 +94,26 @@ def logistic_biases(
     learning_rate: float = 0.01,
     seed: int = 0,
 ) -> Biases:
-    """A logistic regression of watching on who and what, fitted by Adam.
+    """A logistic regression of watching on user and item, fitted by Adam.
 
     Args:
       log: exposures.
       where: [E] which of them count.
       num_items: N.
       epochs: passes over the exposures.
-      steps_per_epoch: batches that a pass is cut into, whatever the size of the log.
+      steps_per_epoch: batches of a pass, for a log of any size.
       learning_rate: of Adam.
       seed: of the order of the exposures.
 
     Returns:
-      Log-odds; the overall mean is in the users' part.
+      Log-odds; the overall mean is part of the users' values.
     """
     users, items, watched = _exposures(log, where)
 
-    def losses(params: tuple[Biases, Array], rows: Array) -> Array:
+    def losses(params: tuple[Biases, Array], places: Array) -> Array:
         biases, mean = params
-        logits = biases.users[users[rows]] + biases.items[items[rows]] + mean
-        return optax.sigmoid_binary_cross_entropy(logits, watched[rows])
+        logits = biases.users[users[places]] + biases.items[items[places]] + mean
+        return optax.sigmoid_binary_cross_entropy(logits, watched[places])
 
     biases, mean = _fit(
         losses,
@@ -133,25 +130,25 @@ def logistic_biases(
 def within_users(
     log: EventLog, where: np.ndarray, *, num_items: int, reach: int = 40, shrinkage: float = 3.0
 ) -> Biases:
-    """Item biases that part what a user watched from what the same user skipped: who watches how much cancels.
+    """Item biases that rank what a user watched over what the same user skipped; how much a user watches cancels.
 
-    A Bradley-Terry model of all pairs of a watched and a skipped exposure of one user, at most `reach` exposures apart,
-    with a normal prior.
+    A Bradley-Terry model of all pairs of a watched and a skipped exposure of one user that are at most `reach`
+    exposures apart, with a normal prior.
 
     Args:
       log: exposures.
       where: [E] which of them count.
       num_items: N.
-      reach: exposures between the two, at most.
-      shrinkage: precision of the prior, for up to `PRIOR_PAIRS` pairs; beyond, it grows as the pairs do. Its default
-        and that of `reach` are conventions: no search over them is recorded.
+      reach: the largest distance of the two, in exposures.
+      shrinkage: precision of the prior for up to `PRIOR_PAIRS` pairs; beyond, it grows in proportion to the pairs. Its
+        default and that of `reach` are conventions: no search over them is recorded.
 
     References:
       Bradley and Terry, "Rank Analysis of Incomplete Block Designs", Biometrika 39 (1952).
     """
     users = log.users
     watched = log.feedback == WATCHED
-    # A pair is counted once per (watched item, skipped item): the same pair of many users is one row with a weight.
+    # The same pair of items for many users is one entry with a weight.
     keys = [np.zeros(0, np.int64)]
     for distance in range(1, min(reach, len(log.items) - 1) + 1):
         first, second = slice(None, -distance), slice(distance, None)
@@ -190,7 +187,7 @@ def factorise(
     penalty: float = 0.1,
     seed: int = 0,
 ) -> Factors:
-    """Fits vectors to what `logistic_biases` leave of watching, by Adam on the logistic loss.
+    """Fits vectors to what `logistic_biases` do not explain, by Adam on the logistic loss.
 
     Args:
       log: exposures.
@@ -198,10 +195,10 @@ def factorise(
       num_items: N.
       dim: D.
       epochs: passes over the exposures.
-      steps_per_epoch: batches that a pass is cut into, whatever the size of the log.
+      steps_per_epoch: batches of a pass, for a log of any size.
       learning_rate: of Adam.
-      penalty: on the squared length of the vectors of each exposure; of .003 to .1 the last was best, by validation
-        GAUC on a part of KuaiRand-Pure (.6415; the biases alone have .6416, a penalty of .01 gives .599).
+      penalty: on the squared length of the vectors of each exposure. Of .003 to .1, .1 had the best validation GAUC on
+        a part of KuaiRand-Pure: .6415 (.01: .599; the biases alone: .6416).
       seed: of the first vectors and the order of the exposures.
 
     References:
@@ -218,11 +215,11 @@ def factorise(
     users, items, watched = _exposures(log, where)
     known = biases.users[users] + biases.items[items]
 
-    def losses(vectors: tuple[Array, Array], rows: Array) -> Array:
-        of_users, of_items = vectors[0][users[rows]], vectors[1][items[rows]]
-        logits = jnp.sum(of_users * of_items, axis=-1) + known[rows]
+    def losses(vectors: tuple[Array, Array], places: Array) -> Array:
+        of_users, of_items = vectors[0][users[places]], vectors[1][items[places]]
+        logits = jnp.sum(of_users * of_items, axis=-1) + known[places]
         lengths = jnp.sum(jnp.square(of_users) + jnp.square(of_items), axis=-1)
-        return optax.sigmoid_binary_cross_entropy(logits, watched[rows]) + penalty * lengths
+        return optax.sigmoid_binary_cross_entropy(logits, watched[places]) + penalty * lengths
 
     of_users, of_items = _fit(
         losses,
@@ -237,15 +234,15 @@ def factorise(
 
 
 def item_part(biases: Biases) -> Biases:
-    """The same without the users' part: what the pooled AUC says of the items alone."""
+    """The same without the users' values, for the pooled AUC of items alone."""
     return Biases(jnp.zeros_like(biases.users), biases.items)
 
 
 def by_counting(log: EventLog, split: Split, *, num_items: int) -> dict[str, Biases]:
-    """The floor: scorers fitted by counting, named by what they count.
+    """Scorers that are fitted by counting, named by what they count.
 
-    Those of the training part had what a model may learn from. Those of the history counted further, up to the last
-    positive before each user's target: no floor for a model that stopped before, but what recency is worth.
+    Those of the training part count what a model may learn from. Those of the history count up to the last positive
+    before each user's target, which is later: they show what recent exposures are worth.
     """
     learned, read = training(log, split), history(log, split)
     fitted, later = (logistic_biases(log, where, num_items=num_items) for where in (learned, read))
@@ -270,7 +267,7 @@ def _of_items(log: EventLog, values: np.ndarray) -> Biases:
 
 
 def _exposures(log: EventLog, where: np.ndarray) -> tuple[Array, Array, Array]:
-    """Of the exposures that count, each [number]: the user, the item, and whether it was watched."""
+    """User, item and whether it was watched, [number] each, of the exposures that count."""
     chosen = np.flatnonzero(where)
     users = jnp.asarray(log.users[chosen])
     return users, jnp.asarray(log.items[chosen]), jnp.asarray(log.feedback[chosen] == WATCHED)
@@ -289,13 +286,12 @@ def _fit(
     """Minimises a mean over exposures by Adam.
 
     Args:
-      losses: of parameters and the places [B] of some exposures: their losses [B].
+      losses: a function of parameters and the places [n] of some exposures that gives their losses [n].
       start: the first parameters.
       key: of the order of the exposures.
-      number: how many exposures there are; without any, the parameters stay as they are.
+      number: how many exposures there are; with none, `start` is returned.
       epochs: passes over the exposures.
-      steps_per_epoch: batches that a pass is cut into, whatever the number of exposures; what does not fill the last
-        one is left out of the pass.
+      steps_per_epoch: batches of a pass, for any number of exposures; the rest of a division is left out of the pass.
       learning_rate: of Adam.
     """
     steps = min(steps_per_epoch, number)
@@ -303,15 +299,15 @@ def _fit(
         return start
     optimizer = optax.adam(learning_rate)
 
-    def step(carry: tuple, rows: Array) -> tuple[tuple, None]:
+    def step(carry: tuple, places: Array) -> tuple[tuple, None]:
         params, state = carry
-        gradient = jax.grad(lambda params: jnp.mean(losses(params, rows)))(params)
+        gradient = jax.grad(lambda params: jnp.mean(losses(params, places)))(params)
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(params, updates), state), None
 
     def epoch(carry: tuple, key: Array) -> tuple[tuple, None]:
-        rows = jax.random.permutation(key, number)[: number // steps * steps]
-        return jax.lax.scan(step, carry, rows.reshape(steps, -1))
+        places = jax.random.permutation(key, number)[: number // steps * steps]
+        return jax.lax.scan(step, carry, places.reshape(steps, -1))
 
     keys = jax.random.split(key, epochs)
     (params, _), _ = jax.jit(lambda: jax.lax.scan(epoch, (start, optimizer.init(start)), keys))()

@@ -81,8 +81,8 @@ def test_a_dislike_that_was_not_told_is_none():
 @pytest.mark.parametrize(
     ("cell", "label", "message"),
     [
-        ({"u": None}, "column", "u is missing or no id; mend"),
-        ({"v": ""}, "column", "v='' is missing or no id"),
+        ({"u": None}, "column", "u is missing or not an id; mend"),
+        ({"v": ""}, "column", "v='' is missing or not an id"),
         ({"t": None}, "column", "t is missing"),
         ({"t": "noon"}, "column", "t='noon' is not a number"),
         ({"t": "-5"}, "column", "t='-5' is negative"),
@@ -101,7 +101,7 @@ def test_a_dislike_that_was_not_told_is_none():
         ({"d": "long"}, "column", "d='long' is not a number"),
         ({"p": None}, "seconds:3", "p is missing"),
         ({"d": None}, "ratio:0.5", "d is missing"),
-        ({"d": "0"}, "ratio:0.5", "d='0' is 0, so that it has no ratio; label by seconds:S, or .*--on_bad_row=drop"),
+        ({"d": "0"}, "ratio:0.5", "d='0' is 0, so it has no ratio; label by seconds:S, or .*--on_bad_row=drop"),
     ],
 )
 def test_a_bad_cell_is_told_with_file_row_value_and_remedy(cell, label, message):

@@ -144,10 +144,11 @@ def test_bad_rows_are_dropped_and_counted_when_asked(tmp_path):
 
 
 def test_a_log_of_which_nothing_is_left_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no exposure in the input"):
+    with pytest.raises(ValueError, match="the input has 0 exposures"):
         prepared(raw()[:0], tmp_path)
     with pytest.raises(
-        ValueError, match="no user is left; dropped: 5 users with fewer than 99 positives.*lower --min_pos"
+        ValueError,
+        match="--min_positives=99, .*: no user is left; dropped: 5 users with fewer than 99 positives.*; lower one",
     ):
         prepared(raw(), tmp_path, min_positives=99)
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
@@ -161,7 +162,7 @@ def test_a_target_that_holds_something_is_kept(tmp_path):
     assert prepared(raw(seed=1), tmp_path, overwrite=True) == datasets.load(tmp_path / "out").info != first
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").touch()
-    with pytest.raises(ValueError, match="exists and is no prepared data set"):
+    with pytest.raises(ValueError, match="exists and is not a prepared data set"):
         prepared(raw(), tmp_path, "mine", overwrite=True)
 
 

@@ -60,7 +60,7 @@ def test_kuairand_takes_a_duration_of_0_from_the_video_features(tmp_path):
     (tmp_path / "video_features_basic_pure.csv").write_text("video_id,author_id,video_duration\n2,9,1400\n1,9,5\n")
     frame, dropped = exposures(sources.kuairand(tmp_path, None, random_logs=True), "ratio:0.5", drop=("invalid",))
     assert frame.select("item", "duration", "feedback").rows() == [("1", 900, WATCHED), ("2", 1400, WATCHED)]
-    assert dropped == [("duration_ms is 0, so that it has no ratio", 1)]
+    assert dropped == [("duration_ms is 0, so it has no ratio", 1)]
 
 
 def test_kuairand_folders_that_are_none_are_told(tmp_path):

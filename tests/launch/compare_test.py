@@ -168,7 +168,7 @@ def test_evaluations_without_their_configuration_or_damaged_are_refused(runs, tm
     summary = json.loads((written / "test_exposed.json").read_text())
     (tmp_path / "test_exposed.parquet").write_bytes((written / "test_exposed.parquet").read_bytes())
     old = {name: value for name, value in summary.items() if name != "config"}
-    for text, message in ((json.dumps(old), "without its configuration; run python -m"), ("{", "damaged")):
+    for text, message in ((json.dumps(old), "which kept no configuration; run python -m"), ("{", "damaged")):
         (tmp_path / "test_exposed.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             report.read_run(str(tmp_path), metric="gauc", split="test", protocol="exposed")
