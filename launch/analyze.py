@@ -6,8 +6,8 @@ For example:
   python -m launch.analyze --data=data/mine --out=report/ --session_gap=10 --split_by=by_time \
     --train_until=1650000000000 --valid_until=1650500000000
 
-Writes report/report.html (one file, no scripts, no network) and report/analysis.json. Figures that need a column which
-the log does not have are left out (null in the JSON), and the report names them.
+Writes report/report.html (one file, no scripts, no network) and report/analysis.json. If the log lacks a column, the
+figures that need it are left out (null in the JSON), and the report names them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from launch.app import launch_app, loading, read_from_flags
 from sine_jax import config as configs
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
-OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder of the report; made if it does not exist.", required=True)
 SESSION_GAP = flags.DEFINE_float(
     "session_gap", 30.0, "Minutes without an exposure after which a session ends.", lower_bound=0.0
 )

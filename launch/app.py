@@ -1,8 +1,8 @@
-"""The one way a launch starts and ends: help, a mistake in one line, Ctrl-C, a closed pipe, a full disk.
+"""How every launch starts and ends: help, a mistake in one line, Ctrl-C, a closed pipe, a full disk.
 
-Exit codes: 0 after success and after help; 1 for a refusal; 2 for flags that cannot be; 130 after Ctrl-C; 141 where the
-reader of the output went away. Only a bug shows a traceback. This module and the top of every launch import nothing
-heavy, so that `--help` answers at once: a launch imports the library in its `main`, after `begin`.
+Exit codes: 0 after success and after help; 1 for a refusal; 2 for a usage error; 130 after Ctrl-C; 141 if the reader of
+the output went away. Only a bug shows a traceback. This module and the top of every launch import nothing heavy, so
+`--help` answers at once: a launch imports the library in its `main`, within `loading`.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ GRACE = 2.0  # seconds after Ctrl-C in which a launch may clean up
 
 
 class UsageError(ValueError):
-    """What the flags say cannot be."""
+    """The flags do not make sense: exit code 2."""
 
 
 class _Interrupts:
     """What Ctrl-C does.
 
-    It is a KeyboardInterrupt, so that what runs can clean up, but that alone is not enough. While modules are imported
-    it may get lost, and there is nothing to clean up: the process ends at once. Later it waits for what is computed
-    outside of Python, such as compiling: a thread says so. Pressed again, it ends the process whatever runs.
+    It raises KeyboardInterrupt, so that running code can clean up, but that alone is not enough. While modules are
+    imported, the exception may get lost and there is nothing to clean up: the process ends at once. Later, Python
+    raises it only after a computation outside of Python, such as compiling: a thread says so. Ctrl-C pressed again
+    ends the process in any case.
     """
 
     def __init__(self) -> None:
         self.at_once, self.pressed, self.line = True, False, ""
 
     def catch(self, interrupted: str) -> None:
-        """Begins to listen, unless the shell has Ctrl-C ignored."""
+        """Begins to listen, unless the shell ignores Ctrl-C for this process."""
         self.line = f"{_program()}: interrupted: {interrupted}"
         if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
             return
@@ -63,7 +64,7 @@ class _Interrupts:
         if self.at_once or self.pressed:
             self.end()
         self.pressed = True
-        sys.unraisablehook = lambda told: None  # where it cannot be raised, Python would tell of it at length
+        sys.unraisablehook = lambda told: None  # Python would report an exception that cannot be raised
         raise KeyboardInterrupt
 
     def _watch(self) -> None:
@@ -83,17 +84,16 @@ _interrupts = _Interrupts()
 def launch_app(main: Callable[..., None], *, interrupted: str, takes_words: bool = False) -> None:
     """Parses the flags, calls `main`, and ends the process as its user expects.
 
-    A user's mistake is one line on the standard error: a UsageError, or another ValueError or OSError, which the
-    library raises where input enters, with the remedy in the message. `--verbosity=1` shows the traceback instead.
-    `--help` prints the docstring of `main`'s module and every flag that a module of `launch` defines, whether started
-    by `python -m` or by a console script.
+    A user's mistake is one line on the standard error: a UsageError, or another ValueError or OSError of the library,
+    with the remedy in the message. `--verbosity=1` shows the traceback instead. `--help` prints the docstring of
+    `main`'s module and every flag that a module of `launch` defines, for `python -m` and for a console script.
 
     Args:
-      main: the launch, reading its own flags.
+      main: the launch; it reads its own flags.
       interrupted: what Ctrl-C leaves and how to go on, in one sentence.
-      takes_words: `main` is given the words that are no flags, as a list; else there must be none.
+      takes_words: whether `main` takes a list of the words that are not flags; otherwise such words are refused.
     """
-    # The libraries below tell their every step at INFO, which is where absl starts unless told otherwise.
+    # At INFO, absl's default, the libraries report every step.
     flags.FLAGS.set_default("verbosity", logging.WARNING)
     flags.FLAGS["verbosity"].using_default_value = False
     sys.modules["__main__"].__doc__ = sys.modules[main.__module__].__doc__
@@ -107,7 +107,7 @@ def launch_app(main: Callable[..., None], *, interrupted: str, takes_words: bool
             raise UsageError(f"{argv[1]}: not a flag; flags look like --name=value")
         with full_disk_told_once():
             main(*([argv[1:]] if takes_words else []))
-        sys.stdout.flush()  # here, where a reader that went away can still be met
+        sys.stdout.flush()  # here, where a closed pipe can still be handled
 
     _interrupts.catch(interrupted)
     try:
@@ -125,7 +125,7 @@ def launch_app(main: Callable[..., None], *, interrupted: str, takes_words: bool
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
-    """Around the imports of `main`, once its flags make sense: says first that the launch has begun."""
+    """For the imports in `main`, after its flags are checked: first says that the launch has begun."""
     say(f"{_program()}: loading JAX and the library")
     keep_compiled_programs()
     yield
@@ -133,13 +133,13 @@ def loading() -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """A line of progress: on the standard error, at once."""
+    """Prints a line of progress on the standard error at once."""
     print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def read_from_flags() -> Iterator[None]:
-    """What a block refuses is the value of a flag.
+    """Makes a refusal within the block a usage error, because it is about the value of a flag.
 
     Raises:
       UsageError: instead of the block's ValueError.
@@ -151,10 +151,10 @@ def read_from_flags() -> Iterator[None]:
 
 
 def keep_compiled_programs() -> None:
-    """Keeps what takes long to compile for the next launch, unless the environment names another folder or none.
+    """Keeps programs that take long to compile for the next launch, unless the environment says otherwise.
 
-    The folder is `sine_jax` in `XDG_CACHE_HOME`, else in `~/.cache`. `JAX_COMPILATION_CACHE_DIR` names another,
-    `JAX_ENABLE_COMPILATION_CACHE=false` keeps nothing.
+    The folder is `sine_jax` in `XDG_CACHE_HOME`, or in `~/.cache`. `JAX_COMPILATION_CACHE_DIR` names another folder;
+    with `JAX_ENABLE_COMPILATION_CACHE=false` nothing is kept.
     """
     import jax
 
@@ -165,7 +165,7 @@ def keep_compiled_programs() -> None:
 
 @contextlib.contextmanager
 def full_disk_told_once() -> Iterator[None]:
-    """Keeps threads and loggers of other libraries from telling at length what the launch's one error tells."""
+    """Silences the threads and loggers of other libraries about a full disk, which the launch reports in one line."""
     import logging as standard
 
     def is_full(error: BaseException | None) -> bool:
@@ -174,7 +174,7 @@ def full_disk_told_once() -> Iterator[None]:
         return error is not None and workdir.is_full(error)
 
     def hook(args: threading.ExceptHookArgs) -> None:
-        """TensorBoard's writer has a thread of its own: it fails with everything else."""
+        """TensorBoard's writer has its own thread, which fails too."""
         if not is_full(args.exc_value):
             threading.__excepthook__(args)
 
@@ -197,7 +197,7 @@ def _program() -> str:
 
 
 def _parsed(argv: Sequence[str]) -> list[str]:
-    """Parses the flags; returns the words that are none, after the program's name."""
+    """Parses the flags; returns the program's name and the words that are not flags."""
     try:
         return flags.FLAGS(argv)
     except SystemExit:  # absl's flags that print help end with 1
@@ -213,12 +213,12 @@ def _end(code: int, line: str) -> NoReturn:
 
 
 def _is_closed_pipe(error: BaseException) -> bool:
-    """Whether the reader of the output went away; rich, who meets it first, then asks to exit."""
+    """Whether the reader of the output went away; rich turns that into a SystemExit."""
     return isinstance(error.__context__ if isinstance(error, SystemExit) else error, BrokenPipeError)
 
 
 def _forget_outputs() -> None:
-    """Lets what was not read go nowhere, so that nothing fails once more when the interpreter flushes it."""
+    """Discards the output that was not read, so that the interpreter can flush it at exit without an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
@@ -233,7 +233,7 @@ def _choose_from(choices: Sequence[str]) -> str:
 
 
 def _in_one_line(error: BaseException) -> str:
-    """A mistake's message; those of absl and of the system in the words of the others."""
+    """The message of a mistake; messages of absl and of the system are rewritten in the library's form."""
     text = " ".join(str(error).splitlines())
     if isinstance(error, flags.UnrecognizedFlagError):
         near = re.search(r"Did you mean: (.*) \?", text)

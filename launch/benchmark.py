@@ -1,4 +1,4 @@
-"""Measures how fast this machine trains and evaluates, against what it can do.
+"""Measures how fast this machine trains and evaluates, and compares that with what the machine can do.
 
 For example:
 
@@ -8,7 +8,7 @@ For example:
   Some cases on a prepared data set, with a profiler trace of a steady epoch of each that trains:
     python -m launch.benchmark --data=data/kuairand --out=speed --cases=dev,exposed --trace=speed/traces
 
-  SASRec against RecBole's on the same data, in an environment that is made for it (some GB):
+  This library's SASRec and RecBole's on the same data; RecBole gets an environment of its own (some GB):
     python -m launch.benchmark --data=data/kuairand --out=speed --cases= --against=recbole
 
 Writes benchmark.json and benchmark.md into --out, with the machine, its measured rates and the versions.
@@ -30,13 +30,19 @@ if TYPE_CHECKING:
     from sine_jax.data.datasets import Dataset
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set; the shipped sample by default.")
-OUT = flags.DEFINE_string("out", None, "Folder of the report; made where it is missing.", required=True)
-CASES = flags.DEFINE_list("cases", None, "Cases, by commas; those that fit by default. A name that is none lists them.")
+OUT = flags.DEFINE_string("out", None, "Folder of the report; made if it does not exist.", required=True)
+CASES = flags.DEFINE_list(
+    "cases", None, "Cases, separated by commas; by default those that fit the machine. A wrong name lists them."
+)
 REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats of what is timed.", lower_bound=1)
 TRACE = flags.DEFINE_string("trace", None, "Folder for a profiler trace of each case that trains.")
 AGAINST = flags.DEFINE_enum("against", None, ["recbole"], "Also compare with another library, in turns.")
-AGAINST_ENV = flags.DEFINE_string("against_env", None, "Its environment, made where missing; <out>/recbole by default.")
-AGAINST_BATCHES = flags.DEFINE_integer("against_batches", 20, "Batches of it that a repeat times.", lower_bound=1)
+AGAINST_ENV = flags.DEFINE_string(
+    "against_env", None, "RecBole's environment, made if it does not exist; <out>/recbole by default."
+)
+AGAINST_BATCHES = flags.DEFINE_integer(
+    "against_batches", 20, "How many of RecBole's batches a repeat times.", lower_bound=1
+)
 
 
 def main() -> None:
@@ -64,8 +70,8 @@ def main() -> None:
         results = []
         for result in speed.time_cases(chosen, bench, say=say):
             results.append(result)
-            report.write(bench, results, out)  # at once: whoever stops it keeps what was measured
-            jax.clear_caches()  # what one case compiled is of no use to the next
+            report.write(bench, results, out)  # after each case, so that an interruption keeps what was measured
+            jax.clear_caches()  # the next case does not need what this one compiled
         if python is not None:
             say("recbole: timing it and this library in turns")
             with tempfile.TemporaryDirectory() as scratch:

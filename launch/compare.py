@@ -1,4 +1,4 @@
-r"""Compares evaluated runs, paired by user: every run against the first.
+r"""Compares evaluated runs, paired by user: every run with the first.
 
 For example:
 
@@ -9,12 +9,12 @@ For example:
   ... against a simple scorer of the same evaluation, by its name in the table:
     python -m launch.compare "runs/sine:user + item bias" runs/sine --metric=auc
 
-  Watched less skipped targets, in the whole catalogue:
+  How far watched targets are ahead of skipped videos, in the whole catalogue:
     python -m launch.compare runs/sine runs/sasrec --protocol=full --metric=hr_gap@10 --json=comparison.json
 
-Each run must have been evaluated before (launch.evaluate), on the same data, split, protocol and candidates. Prints per
-run the mean, its spread over seeds, and the difference to the first run over the users that both have a value for, with
-its 95 % interval over users and two p-values, each with Holm's adjustment over all runs compared here.
+Evaluate each run before (launch.evaluate), on the same data, split, protocol and candidates. For each run this prints
+the mean, its spread over seeds, and the difference to the first run over the users for whom both have a value: with a
+95 % interval over users and two p-values, each with Holm's adjustment over all runs compared here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from launch.app import UsageError, launch_app, loading
 if TYPE_CHECKING:
     from rich.table import Table
 
-METRIC = flags.DEFINE_string("metric", "gauc", "By which measure, as evaluation/*.json names it.")
+METRIC = flags.DEFINE_string("metric", "gauc", "The metric, by its name in evaluation/*.json.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
 PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full"], "What targets were ranked against.")
 JSON = flags.DEFINE_string("json", None, "File to write the result to.")
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
     """Compares the runs that the arguments name."""
     if len(arguments) < 2:
         given = " ".join(arguments) or "no run"
-        raise UsageError(f"{given}: at least two are compared; name RUN RUN ..., each a run's folder or RUN:SCORER")
+        raise UsageError(f"{given}: two runs or more are needed; name RUN RUN ..., each a run's folder or RUN:SCORER")
     with loading():
         from rich.console import Console
 

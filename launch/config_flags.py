@@ -1,6 +1,6 @@
 """A flag for every option of the library: `--section.option=value`, derived from `sine_jax.config`.
 
-A flag that is not given leaves the preset's value as it is. `--help` shows the flags by section.
+Without its flag, an option has the preset's value. `--help` shows the flags by section.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sine_jax.config import Config
 from sine_jax.presets import PRESETS
 
 PRESET = flags.DEFINE_enum(
-    "preset", "default", list(PRESETS), "Where the options start from; the defaults below are those of `default`."
+    "preset", "default", list(PRESETS), "The configuration to start from; the defaults below are those of `default`."
 )
 
 
 def _define(name: str, field: dataclasses.Field, kind: Any) -> flags.FlagHolder:
-    """Defines one flag, unset by default, under its section."""
+    """Defines one flag in its section; its value is None unless it is given."""
     text = f"{field.metadata['help']} (default: {field.default})"
     section = name.partition(".")[0]
     if field.metadata["choices"]:
@@ -50,7 +50,7 @@ def _help() -> str:
     return "\n".join(flags.FLAGS.module_help(name) for name in (sys.argv[0], *sections))
 
 
-# absl's `--help` prints this method's text, which else is of the started module alone.
+# absl's `--help` prints the text of this method, which by default covers the started module alone.
 flags.FLAGS.__dict__["main_module_help"] = _help
 
 
@@ -58,7 +58,7 @@ def config() -> Config:
     """The preset with the given flags over it.
 
     Raises:
-      ValueError: values that do not go together.
+      ValueError: values do not fit together.
     """
     given = {name: flag.value for name, flag in _FLAGS.items() if flag.value is not None}
     return configs.replace(
@@ -67,7 +67,7 @@ def config() -> Config:
 
 
 def _is_weight(name: str) -> bool:
-    """Whether an option is a number or a schedule, and so came as text."""
+    """Whether an option is a number or a schedule, whose flag is a string."""
     return _kind(name) == float | str
 
 

@@ -1,4 +1,4 @@
-r"""Restores a trained model and evaluates it beside the simple scorers, on whatever devices there are.
+r"""Restores a trained model and evaluates it beside the simple scorers, on all devices of the machine.
 
 For example:
 
@@ -14,12 +14,12 @@ For example:
     python -m launch.evaluate --data=data/mine --split_by=by_time \
       --train_until=1650000000000 --valid_until=1650500000000
 
-Among what was shown, `skips@k` counts the skips that take one of the first k places. In the whole catalogue, the skips
-around the target are ranked just as the target is: `hr_skipped@k` and `ndcg_skipped@k` are their means, `hr_gap@k` and
-`ndcg_gap@k` how far the watched target is ahead of them, and `skips@k` counts them among the first k of one list.
+In the `exposed` protocol, `skips@k` counts the skips that take one of the first k places. In the `full` protocol, the
+skips around the target are ranked like the target: `hr_skipped@k` and `ndcg_skipped@k` are their means, `hr_gap@k` and
+`ndcg_gap@k` say how far the watched target is ahead of them, and `skips@k` counts them among the first k of one list.
 
 Prints a table, and writes evaluation/<split>_<protocol>.json and .parquet (values per user) into the workdir, or into
---out, which `launch.compare` reads. How the log was split comes from the checkpoint.
+--out; `launch.compare` reads them. The split of the log comes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -31,15 +31,19 @@ from absl import flags
 from launch.app import UsageError, launch_app, loading, read_from_flags
 from sine_jax import config as configs
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run; without it, the simple scorers of --data alone.")
-DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; the run's own by default.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of a run; without it, only the simple scorers are evaluated, on --data."
+)
+DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; by default that of the run.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "`best`, `latest` or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
 PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full"], "What a target is ranked against.")
 CANDIDATES = flags.DEFINE_enum(
-    "candidates", None, ["released", "before_target"], "Which skips; as the run was validated by default."
+    "candidates", None, ["released", "before_target"], "Which skips; by default those that the run was validated with."
 )
-OUT = flags.DEFINE_string("out", None, "Folder to write to; evaluation/ of the workdir by default, else nothing.")
+OUT = flags.DEFINE_string(
+    "out", None, "Folder to write to; by default evaluation/ of the workdir. Without either, nothing is written."
+)
 SPLIT_BY = flags.DEFINE_enum(
     "split_by", None, ["last_positive", "by_time"], "How the log is split; only without --workdir."
 )
@@ -56,7 +60,7 @@ def main() -> None:
     if WORKDIR.value is not None and chosen:
         own = (SPLIT_BY, TRAIN_UNTIL, VALID_UNTIL)
         given = " ".join(f"--{flag.name}={flag.value}" for flag in own if flag.value is not None)
-        raise UsageError(f"{given}: a run is evaluated on the split that it was trained on; leave this out")
+        raise UsageError(f"{given}: a run is evaluated on the split that it was trained with; leave this out")
     if CANDIDATES.value is not None:
         chosen["data.candidates"] = CANDIDATES.value
     with read_from_flags():

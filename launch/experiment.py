@@ -1,4 +1,4 @@
-r"""Runs a named table of experiments: methods by seeds, in one process; the same command again goes on where it was.
+r"""Runs a named table of experiments: methods by seeds. The same command again goes on where it stopped.
 
 For example:
 
@@ -10,8 +10,8 @@ For example:
     python -m launch.experiment --suite=main --data=data/kuairand --out=tables/searched --trials=8 \
       --only='^sasrec$|hstu'
 
-Suites: main (methods), ablation (the parts of SINE, one correction at a time), interests (K and T). Writes the table as
-<suite>.md, .csv and .png into --out, beside a workdir per run that launch.compare reads.
+Suites: main (methods), ablation (parts of SINE, and each correction alone), interests (K and T). Writes the table as
+<suite>.md, .csv and .png into --out, and beside it a workdir per run, which launch.compare reads.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sine_jax.experiments.suites import SUITES
 
 SUITE = flags.DEFINE_enum("suite", None, list(SUITES), "Table to run.", required=True)
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set.", required=True)
-OUT = flags.DEFINE_string("out", None, "Folder of the table; made where it is missing.", required=True)
+OUT = flags.DEFINE_string("out", None, "Folder of the table; made if it does not exist.", required=True)
 SEEDS = flags.DEFINE_list("seeds", ["1", "2", "3"], "Seeds of every method.")
 TRIALS = flags.DEFINE_integer(
-    "trials", 0, "Trials of the search for each method; 0 takes each as it is.", lower_bound=0
+    "trials", 0, "Trials of the random search for each method; 0 means no search.", lower_bound=0
 )
-SET = flags.DEFINE_list("set", [], "Options of all methods: section.option=value, by commas.")
-ONLY = flags.DEFINE_string("only", "", "Rows to run: a regular expression that is looked for in their names.")
+SET = flags.DEFINE_list("set", [], "Options for all methods: section.option=value, separated by commas.")
+ONLY = flags.DEFINE_string("only", "", "Rows to run: a regular expression that their names contain.")
 
 
 def main() -> None:
@@ -45,13 +45,17 @@ def main() -> None:
     try:
         methods = [method for method in methods if re.search(ONLY.value, method.name)]
     except re.error as error:
-        raise UsageError(f"--only={ONLY.value}: not a regular expression ({error}); quote what is special") from None
+        raise UsageError(
+            f"--only={ONLY.value}: not a regular expression ({error}); escape special characters with a backslash"
+        ) from None
     if not methods:
-        raise UsageError(f"--only={ONLY.value}: in no name of a row of {SUITE.value}; its rows are {', '.join(names)}")
+        raise UsageError(f"--only={ONLY.value}: matches no row of {SUITE.value}; its rows are {', '.join(names)}")
     try:
         seeds = [int(seed) for seed in SEEDS.value]
     except ValueError:
-        raise UsageError(f"--seeds={','.join(SEEDS.value)}: not whole numbers; give whole numbers, by commas") from None
+        raise UsageError(
+            f"--seeds={','.join(SEEDS.value)}: not whole numbers; give whole numbers, separated by commas"
+        ) from None
     with loading():
         import jax
 

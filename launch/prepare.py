@@ -9,7 +9,7 @@ For example:
     python -m launch.prepare --source=log --input=log.csv --out=data/mine \
       --columns=user=user_id,item=video_id,time=time_ms,watched=long_view
 
-  ... without a watched column: watched where at least half of the video was played
+  ... without a watched column: watched if at least half of the video was played
     python -m launch.prepare --source=log --input=logs/ --out=data/mine --label=ratio:0.5 \
       --columns=user=uid,item=vid,time=ts,play=play_ms,duration=video_ms,dislike=not_interested --time_unit=s
 
@@ -28,12 +28,13 @@ For example:
     python -m launch.prepare --source=released --input=data.txt --out=data/released
     python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=2
 
-  A drawn log as CSV, and how long 10 and 30 million rows of one take to prepare:
+  A synthetic log as CSV; and how long it takes to prepare 10 and 30 million rows:
     python -m launch.prepare --source=synthetic --users=201000 --items=50000 --export=/tmp/log.csv
     python -m launch.benchmark --out=speed --cases=prepare
 
 Roles of --columns: user, item; time and/or order; watched, or play (and duration) with --label; dislike.
-Exposures are sorted by user, time, order, then their place in the input. Files of a folder are read by name.
+Exposures are sorted by user, time, order, then their place in the input. Files of a folder are
+read in the order of their names.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ COLUMNS = flags.DEFINE_string("columns", None, "Column map role=name,... (log; k
 LABEL = flags.DEFINE_string(
     "label",
     None,
-    "What counts as watched: `column`, `ratio:R` (play / duration >= R) or `seconds:S` (play >= S s). By default "
-    "`column`; wechat2021 has none: `ratio:0.5`, or `seconds:5` without feed_info.csv.",
+    "What counts as watched: `column`, `ratio:R` (play / duration >= R) or `seconds:S` (play >= S s). The default is "
+    "`column`; for wechat2021 it is `ratio:0.5`, or `seconds:5` without feed_info.csv.",
 )
 MIN_POSITIVES = flags.DEFINE_integer(
     "min_positives", 3, "Leave out users with fewer watched exposures (a split needs 3).", lower_bound=0

@@ -1,4 +1,4 @@
-"""Trains a model on a prepared data set; the same command again goes on where it was.
+"""Trains a model on a prepared data set; the same command again goes on where it stopped.
 
 For example:
 
@@ -28,7 +28,7 @@ from launch import config_flags
 from launch.app import launch_app, loading, read_from_flags
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it is missing.", required=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.", required=True)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Every choice of the library and its default, once.
+"""Every option of the library and its default, once.
 
-The launches derive their flags from these dataclasses (`--model.num_interests=4`), a workdir keeps them as JSON, and
-every difference between the released model and the corrected one is one named option here.
+The launches derive their flags from these dataclasses (`--model.num_interests=4`), and a workdir keeps them as JSON.
+Every difference between the released model and the corrected one is a named option here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# The terms of the objective. Each name is also the option of `ObjectiveConfig` that gives the term its weight. A
-# network's own terms are named `<network>/<term>`, so they can neither hide one of these nor be weighed by another
-# option than `auxiliary`.
+# The terms of the objective. Each name is also the option of `ObjectiveConfig` with the term's weight. A network's own
+# terms are named `<network>/<term>`, so no name can be both; `auxiliary` is their weight.
 TERMS = ("sampled", "passive", "pointwise", "dcor", "l2", "active")
 
-# Options that had another name in older checkpoints, by that name.
+# Today's name of options that had another name in older checkpoints.
 _RENAMED = {"data.split": "data.split_by"}
 
-# By the annotation of an option: what its value may be, and that in words.
+# By the annotation of an option: the types of its value, and the same in words.
 _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "bool": ((bool,), "true or false"),
     "int": ((int,), "a whole number"),
@@ -45,18 +44,18 @@ def _option(
 
     Args:
       default: its value unless another is given.
-      text: what `--help` says of it.
-      choices: the words that may be chosen; none for any word, and for what is not a word.
-      at_least: the smallest number.
-      at_most: the largest number; what int32 or float32 holds by default.
-      above: a number must be above this.
+      text: for `--help`.
+      choices: the allowed words; empty for any word, and for numbers.
+      at_least: the smallest allowed number.
+      at_most: the largest allowed number; by default what int32 or float32 holds.
+      above: the number must be above this.
     """
     limits: dict[str, float | None] = {"at_least": at_least, "at_most": at_most, "above": above}
     return dataclasses.field(default=default, metadata={"help": text, "choices": choices, **limits})
 
 
 def _check(section: str, values: Any) -> None:
-    """Refuses an option of a section that has the wrong kind, is none of its choices, or is out of its range."""
+    """Refuses an option of a section that has the wrong type, is not one of its choices, or is out of range."""
     for field in dataclasses.fields(values):
         value, rule = getattr(values, field.name), field.metadata
         option, (kinds, kind) = f"{section}.{field.name}", _KINDS[str(field.type)]
@@ -69,7 +68,7 @@ def _check(section: str, values: Any) -> None:
 
 
 def _check_range(option: str, value: float, field: dataclasses.Field) -> None:
-    """Refuses a number that is out of the range of its field, or is none (NaN)."""
+    """Refuses a number that is out of the range of its field, or is NaN."""
     at_least, at_most, above = (field.metadata[name] for name in ("at_least", "at_most", "above"))
     at_most = _LARGEST[str(field.type)] if at_most is None else at_most
     _refuse(
@@ -137,16 +136,16 @@ class ModelConfig:
     )
     bias_init: str = _option(
         "zeros",
-        "First value of the feed-forward biases; the released model has `uniform`.",
+        "First value of the feed-forward biases (uniform in the released model).",
         ("zeros", "uniform"),
     )
     norm_eps: float = _option(1e-8, "Epsilon of every layer norm.", above=0)
     dtype: str = _option("float32", "Type of the computation; parameters stay float32.", ("float32", "bfloat16"))
     attention: str = _option(
         "auto",
-        "How attention without dropout is computed in bfloat16: by the fused kernel of an NVIDIA GPU, where it runs "
-        "and agrees with plain attention (auto); always by matrix products (blocks); always by that kernel (fused), "
-        "and no training where it does not work.",
+        "How attention without dropout is computed in bfloat16: by the fused kernel of an NVIDIA GPU, if it runs and "
+        "agrees with plain attention (auto); always by matrix products (blocks); or always by that kernel (fused), "
+        "which is refused if it does not work.",
         ("auto", "blocks", "fused"),
     )
 
@@ -180,7 +179,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
-    """The joint objective: a weight per term, and which pairs are made.
+    """The joint objective: the weight of each term, and which pairs are compared.
 
     A weight is a number, or a schedule over steps: `linear:0:1:500` or `cosine:1:0:500` (from, to, steps).
     """
@@ -188,9 +187,9 @@ class ObjectiveConfig:
     sampled: float | str = _option(0.3, "Weight of the term that ranks watched over sampled items.")
     passive: float | str = _option(1.0, "Weight of the term that ranks watched over skipped items.")
     pointwise: float | str = _option(
-        0.0, "Weight of the logistic loss of watching, over the watched item and the skips paired with it."
+        0.0, "Weight of the logistic loss of watching, for the watched item and the skips paired with it."
     )
-    auxiliary: float | str = _option(1.0, "Weight of each term that a network has of its own.")
+    auxiliary: float | str = _option(1.0, "Weight of each of a network's own terms.")
     dcor: float | str = _option(1.0, "Weight of the distance correlation between sub-interests.")
     l2: float | str = _option(0.0, "Weight of the penalty on the item embeddings.")
     active: float | str = _option(
@@ -217,13 +216,13 @@ class ObjectiveConfig:
     )
     sampled_form: str = _option(
         "bpr",
-        "How watched items are ranked over sampled ones: by pairs (bpr); among all M sampled by a softmax, corrected "
-        "for the chance that each was drawn (softmax); by gBCE, which undoes the overconfidence of few negatives "
-        "(gbce; with model.name=sasrec this is gSASRec); or by a softmax over the whole catalogue (full_softmax).",
+        "How watched items are ranked over sampled ones: by pairs (bpr); by a softmax over all M, corrected for the "
+        "chance of drawing each (softmax); by gBCE, which corrects the overconfidence of few negatives (gbce; with "
+        "model.name=sasrec this is gSASRec); or by a softmax over the whole catalogue (full_softmax).",
         ("bpr", "softmax", "gbce", "full_softmax"),
     )
     gbce_t: float = _option(
-        0.75, "Calibration of gBCE: 0 is plain cross-entropy, 1 undoes all overconfidence.", at_most=1
+        0.75, "Calibration of gBCE: 0 is plain cross-entropy, 1 corrects all overconfidence.", at_most=1
     )
     negatives: str = _option(
         "uniform",
@@ -236,11 +235,11 @@ class ObjectiveConfig:
     skips: str = _option(
         "before",
         "Which skips a positive is paired with: those right before it, back to the previous positive (before); or the "
-        "next ones after that previous positive, whether before or after the target, like the candidates of the "
-        "`exposed` protocol (ahead).",
+        "next ones after that previous positive, before and after the target, like the candidates of the `exposed` "
+        "protocol (ahead).",
         ("before", "ahead"),
     )
-    num_skips: int = _option(3, "S, the number of skips a positive is paired with, nearest first.", at_least=1)
+    num_skips: int = _option(3, "S, the number of skips paired with a positive, nearest first.", at_least=1)
     resample_negatives: bool = _option(True, "Draw new negatives each epoch (the released code draws once).")
     exclude_seen: bool = _option(
         True,
@@ -278,7 +277,8 @@ class OptimizerConfig:
     name: str = _option("adam", "The optimiser.", ("adam", "adamw", "adagrad"))
     embedding: str = _option(
         "dense",
-        "Each step updates whole item tables (dense), or only the rows of the batch, for large catalogues (rows).",
+        "Each step updates all entries of the item tables (dense), or only those of the batch's items, for large "
+        "catalogues (rows).",
         ("dense", "rows"),
     )
     learning_rate: float = _option(1e-3, "Peak learning rate.", above=0)
@@ -304,7 +304,7 @@ class OptimizerConfig:
             ),
             (
                 self.embedding == "rows" and self.accumulate > 1,
-                "optimizer.embedding=rows updates only the rows of one batch, but "
+                "optimizer.embedding=rows updates only the items of one batch, but "
                 f"optimizer.accumulate={self.accumulate}; use dense, or 1",
             ),
         )
@@ -314,9 +314,7 @@ class OptimizerConfig:
 class TrainConfig:
     """The run."""
 
-    batch_size: int = _option(
-        128, "Users per batch, over all devices (on average, where users share rows).", at_least=1
-    )
+    batch_size: int = _option(128, "Users per batch, over all devices (on average, if users share rows).", at_least=1)
     epochs: int = _option(100, "Maximum number of passes over the users.", at_least=1)
     patience: int = _option(10, "Stop after this many validations without improvement; 0 never stops.")
     metric: str = _option(
@@ -329,17 +327,17 @@ class TrainConfig:
     seed: int = _option(42, "Seed of parameters, batches, negatives and dropout.", at_most=2**32 - 1)
     pipeline: str = _option(
         "auto",
-        "The log lies on the device (resident) or is streamed from the host (streamed); `auto` decides by its size.",
+        "The log is kept on the device (resident) or streamed from the host (streamed); `auto` decides by its size.",
         ("auto", "resident", "streamed"),
     )
     generator: str = _option(
         "hash",
-        "What draws dropout masks: a hashed counter, cheap and the same on any device (hash); JAX's own threefry; or "
+        "What draws dropout masks: a hashed counter, fast and the same on every device (hash); JAX's own threefry; or "
         "the generator of the device, for accelerators (rbg).",
         ("hash", "threefry", "rbg"),
     )
     num_widths: int = _option(2, "At most this many row widths, each compiled once.", at_least=1)
-    steps_per_call: int = _option(32, "Steps per call to the device, with the log on it (resident).", at_least=1)
+    steps_per_call: int = _option(32, "Steps per call to the device (with train.pipeline=resident).", at_least=1)
 
     def __post_init__(self) -> None:
         """Refuses what cannot work, as ValueError."""
@@ -352,7 +350,7 @@ class DataConfig:
 
     split_by: str = _option(
         "last_positive",
-        "Hold out each user's last positives (last_positive), or everything after a time (by_time).",
+        "Hold out each user's last two positives (last_positive), or everything after a given time (by_time).",
         ("last_positive", "by_time"),
     )
     train_until: int = _option(0, "Start of validation, in ms since 1970 (with data.split_by=by_time).", at_most=_INT64)
@@ -378,14 +376,14 @@ class DataConfig:
             (
                 self.split_by == "by_time" and self.valid_until <= self.train_until,
                 f"data.valid_until={self.valid_until} with data.split_by={self.split_by}: "
-                f"must be above data.train_until={self.train_until}",
+                f"must be above data.train_until={self.train_until}; give a later time",
             ),
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """All of it."""
+    """All options."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
@@ -413,12 +411,12 @@ class Config:
             ),
             (
                 sparse and objective.reads_catalogue,
-                "optimizer.embedding=rows updates only the rows of the batch, but "
+                "optimizer.embedding=rows updates only the items of the batch, but "
                 "objective.sampled_form=full_softmax reads every item; use dense, or another form",
             ),
             (
                 sparse and is_used(objective.l2),
-                "optimizer.embedding=rows updates only the rows of the batch, but "
+                "optimizer.embedding=rows updates only the items of the batch, but "
                 f"objective.l2={objective.l2} is about every item; use dense, or 0",
             ),
         )
@@ -446,7 +444,7 @@ def replace(config: Config, overrides: Mapping[str, Any]) -> Config:
     All sections are made before they are checked against each other, so the order of the overrides does not matter.
 
     Raises:
-      ValueError: an option that does not exist, or values that a section or the whole configuration refuses.
+      ValueError: an option does not exist, or values are refused by a section or do not fit together.
     """
     known = options()
     fields: dict[str, dict[str, Any]] = {}
@@ -461,7 +459,7 @@ def replace(config: Config, overrides: Mapping[str, Any]) -> Config:
 
 
 def _instead(name: str) -> str:
-    """What may have been meant by an option that does not exist."""
+    """The nearest option to one that does not exist."""
     known = options()
     by_field = {option.partition(".")[2]: option for option in known}
     if close := difflib.get_close_matches(name, known, n=1):
@@ -485,7 +483,7 @@ def from_json(text: str) -> Config:
 
 
 def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
-    """The configuration with these options by section, as `dataclasses.asdict` gives them; older names are known."""
+    """The configuration with these options by section, as from `dataclasses.asdict`; older names still work."""
     for section, fields in values.items():
         _refuse((not isinstance(fields, Mapping), f"{section}={fields!r}: must be a section with options"))
     return replace(
@@ -495,7 +493,7 @@ def from_dict(values: Mapping[str, Mapping[str, Any]]) -> Config:
 
 
 def renamed(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same options by section, under the names that they have today."""
+    """The same options by section, under today's names."""
 
     def today(section: str, name: str) -> str:
         return _RENAMED.get(f"{section}.{name}", f"{section}.{name}").partition(".")[2]
@@ -514,13 +512,13 @@ def parse_weight(spec: float | str, option: str = "weight") -> tuple[str, float,
 
     Args:
       spec: a number, or `linear:FROM:TO:STEPS`, or `cosine:FROM:TO:STEPS`.
-      option: whose value it is, for the message.
+      option: its name, for the message.
 
     Returns:
-      Its kind (`constant`, `linear` or `cosine`), where it starts and ends, and in how many steps.
+      Its kind (`constant`, `linear` or `cosine`), its first and last value, and the steps between them.
 
     Raises:
-      ValueError: anything else, or a weight below 0.
+      ValueError: it is not a weight, or below 0.
     """
     try:
         kind, *values = str(spec).split(":") if ":" in str(spec) else ("constant", spec, spec, 1)

@@ -1,4 +1,4 @@
-"""Weights of the released PyTorch model, by the names they have there."""
+"""Imports the weights of the released PyTorch model by their names there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from sine_jax.types import Array, Params
 def import_weights(mapping: Mapping[str, np.ndarray]) -> Params:
     """Turns a released checkpoint's arrays into parameters of `presets.official`.
 
-    The item's half and the bias of the fusion layer cancel in its softmax over sub-interests: they do not matter and
-    are dropped.
+    The item's half and the bias of the fusion layer cancel in its softmax over sub-interests, so they are dropped.
 
     Args:
       mapping: arrays by released name (`item_emb.weight`, `attention_layers.0.w_Q.weight`, ...), such as
@@ -24,15 +23,13 @@ def import_weights(mapping: Mapping[str, np.ndarray]) -> Params:
       Parameters as of `model.init`, float32.
 
     Raises:
-      ValueError: names a weight that is missing, or one that is not the released model's.
+      ValueError: a weight is missing, or is not one of the released model.
     """
     left = {name: jnp.asarray(value, jnp.float32) for name, value in mapping.items()}
 
     def take(name: str) -> Array:
         if name not in left:
-            raise ValueError(
-                f"the released model's weight {name!r} is missing; there are: {', '.join(sorted(mapping))}"
-            )
+            raise ValueError(f"{name}: this weight of the released model is missing; pass all arrays of its state_dict")
         return left.pop(name)
 
     def norm(name: str) -> dict[str, Array]:
@@ -70,5 +67,5 @@ def import_weights(mapping: Mapping[str, np.ndarray]) -> Params:
         }
         block += 1
     if left:
-        raise ValueError(f"not weights of the released model: {', '.join(sorted(left))}")
+        raise ValueError(f"{', '.join(sorted(left))}: not weights of the released model; leave them out")
     return params

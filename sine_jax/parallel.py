@@ -1,8 +1,7 @@
-"""Devices: how arrays are spread over them, and how functions run on all of them; no other module knows them.
+"""Devices: how arrays are spread over them, and how functions run on all of them. No other module knows devices.
 
-Arrays with a leading axis of rows are split over the devices ([B, ...] to [devices, B / devices, ...]); parameters,
-optimiser state and the resident log are held whole by each device and never stacked. With one device the same code
-runs, so that there is one path to test.
+Arrays of rows are split over the devices ([B, ...] to [devices, B / devices, ...]). Each device has complete copies of
+the parameters, the optimiser state and the resident log. One device runs the same code, so there is one path to test.
 """
 
 from __future__ import annotations
@@ -35,24 +34,24 @@ def describe() -> list[str]:
 
 
 def backend() -> str:
-    """What the devices are: cpu, gpu or tpu."""
+    """The kind of the devices: cpu, gpu or tpu."""
     return jax.default_backend()
 
 
 def platform() -> str:
-    """What programs for the devices are lowered for: cpu, cuda or tpu."""
+    """The platform that programs are lowered for: cpu, cuda or tpu."""
     return {"gpu": "cuda"}.get(backend(), backend())
 
 
 def peak_memory() -> int | None:
-    """The most bytes that any device of this process had in use so far; None where devices do not say, as CPUs."""
+    """The most bytes that any device of this process had in use so far; None for devices that do not say (CPUs)."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [int(each["peak_bytes_in_use"]) for each in stats if "peak_bytes_in_use" in each]
     return max(peaks) if peaks else None
 
 
 def one_device() -> jax.sharding.Sharding:
-    """Where to put what is whole: the first device of this process."""
+    """The first device of this process, for arrays that are not split."""
     return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
 
@@ -62,7 +61,7 @@ def process_rows(rows: Tree, *, process_index: int | None = None, process_count:
     Args:
       rows: pytree of [B, ...] arrays, B a multiple of the process count; the same on every process.
       process_index: which process; this one by default.
-      process_count: of how many; as started by default.
+      process_count: how many processes there are; by default those that run.
 
     Returns:
       pytree of [B / processes, ...] arrays.
@@ -82,7 +81,9 @@ def shard(tree: Tree) -> Tree:
 
     def split(a: Any) -> Any:
         if a.shape[0] % count:
-            raise ValueError(f"{a.shape[0]} rows do not divide over {count} devices: pad them to a multiple of it")
+            raise ValueError(
+                f"rows={a.shape[0]}: they do not divide over {count} devices; pad them to a multiple of it"
+            )
         return a.reshape((count, a.shape[0] // count, *a.shape[1:]))
 
     return jax.tree.map(split, tree)
@@ -99,7 +100,7 @@ def replicate(tree: Tree) -> Tree:
 
 
 def place_rows(tree: Tree) -> Tree:
-    """`shard`, with each part put on its device."""
+    """Like `shard`, and puts each part on its device."""
     return jax.device_put(shard(tree), _sharding(AXIS))
 
 
@@ -109,7 +110,7 @@ def _sharding(*axes: str) -> jax.sharding.Sharding:
 
 
 def on_host(fn: Callable[..., Tree]) -> Callable[..., Tree]:
-    """Runs `fn` on the CPU where JAX has one beside the accelerator, so that it does not queue behind training."""
+    """Runs `fn` on the CPU, if JAX has one beside the accelerator, so that it does not wait for training."""
 
     @functools.wraps(fn)
     def wrapped(*args: Any) -> Tree:
@@ -128,9 +129,9 @@ def _host_device() -> jax.Device | None:
 
 
 def map_rows(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
-    """Compiles `fn(replicated, rows) -> rows` to run on every device of this process, each with its share of the rows.
+    """Compiles `fn(replicated, rows) -> rows` to run on every device of this process, each with its part of the rows.
 
-    The result takes rows as `shard` gives them and returns rows for `unshard`. Devices do not talk to each other.
+    The result takes rows from `shard` and returns rows for `unshard`. Devices do not communicate.
     """
     return jax.pmap(fn, in_axes=(None, 0), out_axes=0, devices=jax.local_devices())
 
@@ -138,8 +139,8 @@ def map_rows(fn: Callable[[Tree, Tree], Tree]) -> Callable[[Tree, Tree], Tree]:
 def update(fn: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]:
     """Compiles `fn(state, shared, rows) -> (state, report)` to run on every device of every process.
 
-    `state` and `shared` are whole on each device, `rows` as `shard` gives them. `fn` averages over `AXIS` whatever it
-    returns. The memory of the given `state` is reused for the new one: do not touch the old one afterwards.
+    Each device has a complete `state` and `shared`; `rows` come from `shard`. `fn` has to average over `AXIS` what it
+    returns. The memory of the given `state` is reused for the new one: do not use the old one afterwards.
     """
     mapped = jax.pmap(fn, axis_name=AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=0)
     if not _collectives_deadlock():
@@ -153,5 +154,5 @@ def update(fn: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]]) -> Callable[[Tre
 
 
 def _collectives_deadlock() -> bool:
-    """Whether queued collectives may wait for each other for ever: several simulated CPU devices before jax 0.12."""
+    """Whether queued collectives may deadlock: with several simulated CPU devices before jax 0.12."""
     return jax.default_backend() == "cpu" and device_count() > 1 and jax.__version_info__ < (0, 12)

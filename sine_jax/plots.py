@@ -14,7 +14,7 @@ BLUE, ORANGE, GREY = "#2b6cb0", "#c05621", "#718096"
 
 
 def table(rows: Mapping[str, Sequence[float]], path: Path, *, measure: str) -> None:
-    """Draws a table as dots, a line per method: a dot per seed, and a bar at their mean; the best on top."""
+    """Draws a line per method: a dot per seed and a bar at their mean. The best method is on top."""
     names = sorted(rows, key=lambda name: float(np.mean(rows[name])))
     figure, axes = canvas(width=8.0, height=1.2 + 0.24 * len(names))
     for place, name in enumerate(names):

@@ -6,7 +6,7 @@ from sine_jax.config import Config, DataConfig, ModelConfig, ObjectiveConfig, Tr
 
 
 def default() -> Config:
-    """The corrected model; weights and number of skips were chosen by validation GAUC on KuaiRand-Pure."""
+    """The corrected model. Its weights and number of skips were chosen by validation GAUC on KuaiRand-Pure."""
     return Config()
 
 
@@ -14,8 +14,8 @@ def official(*, adaptive: bool = True, filter_strength: float | None = None) -> 
     """The model as its authors released it, with the settings of their documented command.
 
     Args:
-      adaptive: with the adaptive fusion layer; without it scores are summed over sub-interests and the passive term
-        compares by the best one.
+      adaptive: use the adaptive fusion layer. Without it, scores are summed over sub-interests and the passive term
+        compares by the best sub-interest.
       filter_strength: phi, the factor on attention within the active sub-interest; None for no filter.
     """
     return Config(
@@ -45,7 +45,7 @@ def official(*, adaptive: bool = True, filter_strength: float | None = None) -> 
 
 
 def best() -> Config:
-    """What ranked best on validation: item biases from all pairs within users, with SINE's reading of taste on top."""
+    """The configuration with the best validation GAUC: item biases from pairs within users, and a small SINE."""
     return Config(
         model=ModelConfig(
             dim=16, num_blocks=1, read_skips=True, item_bias=True, item_bias_init="counted", user_bias=True

@@ -1,4 +1,4 @@
-"""One display of how training goes: a live bar on a terminal, plain lines elsewhere."""
+"""The display of training: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-RECENT = 20  # reports that the speed is taken over
+RECENT = 20  # the speed is measured over so many reports
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
 class Display(NamedTuple):
-    """What a run tells its display."""
+    """What a run can show."""
 
-    advance: Callable[[int, int, Mapping[str, float]], None]  # steps done since, sequences in them, terms
+    advance: Callable[[int, int, Mapping[str, float]], None]  # new steps, sequences in them, terms
     say: Callable[[str], None]  # a line that stays
 
 
@@ -30,7 +30,7 @@ def display(*, done: int, total: int, console: Console | None = None) -> Iterato
     Args:
       done: steps done before, in an earlier run.
       total: steps of the whole run, if nothing stops it early.
-      console: where to; the standard error stream by default.
+      console: where to show it; the standard error by default.
     """
     console = console or Console(file=sys.stderr)
     if console.is_terminal and not console.is_dumb_terminal:
@@ -73,7 +73,7 @@ def _lines(console: Console, done: int, total: int) -> Display:
 
 
 def _status(steps_left: int) -> Callable[[int, int, Mapping[str, float]], str]:
-    """Keeps count, and puts terms, speed and time left into words."""
+    """Counts steps, and writes terms, speed and time left as text."""
     marks: collections.deque[tuple[float, int, int]] = collections.deque(maxlen=RECENT)
     steps_done, sequences_done, left = 0, 0, steps_left
 
@@ -83,7 +83,7 @@ def _status(steps_left: int) -> Callable[[int, int, Mapping[str, float]], str]:
         shown = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         steps_done, sequences_done = steps_done + steps, sequences_done + sequences
         marks.append((time.monotonic(), steps_done, sequences_done))
-        if len(marks) == 1:  # the first report took compilation too: it says nothing of speed
+        if len(marks) == 1:  # the first report includes compilation, so it gives no speed
             return shown
         begin, first_step, first_sequence = marks[0]
         elapsed = max(marks[-1][0] - begin, 1e-9)

@@ -1,11 +1,11 @@
-"""The files of a run: what it was asked for, where it ran, and what it measured.
+"""The files of a run: its configuration, where it ran, and what it measured.
 
-config.json        every choice, defaults included
+config.json        every option, defaults included
 environment.json   the data set's fingerprint; versions, devices and command of every start
-metrics.jsonl      a line per training step, and one per validation
+metrics.jsonl      a line per training step, and a line per validation
 events.out.*       the same for TensorBoard
 checkpoints/       best and latest
-evaluation/        what launch.evaluate found
+evaluation/        the results of launch.evaluate
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NO_ROOM = re.compile("No space left|File too large|Disk quota|RESOURCE_EXHAUSTE
 
 
 class Metrics(NamedTuple):
-    """Where a run writes what it measures; every value also goes to TensorBoard by its name."""
+    """Writes what a run measures, to a file and to TensorBoard."""
 
     write: Callable[[int, Mapping[str, Any]], None]  # step, values
     flush: Callable[[], None]
@@ -44,7 +44,7 @@ def create(path: str | os.PathLike[str]) -> Path:
     """Makes the folder and checks that it can be written.
 
     Raises:
-      ValueError: it cannot.
+      ValueError: it cannot be written.
     """
     folder, probe = Path(path), Path(path) / ".writable"
     try:
@@ -58,18 +58,18 @@ def create(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def full_disk_told(path: Path, *, kept: str = "Complete checkpoints are kept") -> Iterator[None]:
-    """Turns what a full disk raises, from whichever library, into one error with its remedy.
+    """Raises one error with its remedy instead of what any library raises for a full disk.
 
     Args:
       path: what is written, for the message.
-      kept: what is there in spite of it.
+      kept: what remains on the disk, for the message.
 
     Raises:
-      ValueError: a write found no room.
+      ValueError: the disk is full.
     """
     try:
         yield
-    except Exception as error:  # Orbax and TensorStore wrap it in types of their own
+    except Exception as error:  # Orbax and TensorStore have their own types for it
         if not is_full(error):
             raise
         remedy = "free some space and run the same command again"
@@ -77,13 +77,13 @@ def full_disk_told(path: Path, *, kept: str = "Complete checkpoints are kept") -
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that there is no room on the disk."""
+    """Whether an error says that the disk is full."""
     return _NO_ROOM.search(str(error)) is not None
 
 
 @contextlib.contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` to write a file or a folder at, which takes its place at the end, or is removed.
+    """A path beside `path` for a file or folder. At the end it is moved to `path`; after an error it is removed.
 
     Raises:
       ValueError: it cannot be written there, or the disk is full.
@@ -106,7 +106,7 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes or replaces a file at once, so that a crash leaves the old one or the new one.
+    """Writes or replaces a file in one step: after a crash there is the old file or the new one.
 
     Raises:
       ValueError: it cannot be written there, or the disk is full.
@@ -117,7 +117,7 @@ def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def write_folder_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder to write into, which is at `path` at the end, or nowhere. Nothing may be there before.
+    """A new folder to write into. At the end it is moved to `path`, where nothing may be; after an error it is removed.
 
     Raises:
       ValueError: it cannot be written there, or the disk is full.
@@ -128,19 +128,19 @@ def write_folder_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def claim(folder: Path, data: Mapping[str, Any], *, config: Config, command: Sequence[str]) -> None:
-    """Notes what the run is, or checks that it is the run that was begun here.
+    """Records what the run is, or checks that it is the run that was begun here.
 
     Args:
       folder: of `create`.
       data: what identifies the data set.
-      config: every choice.
+      config: every option.
       command: what the user typed.
 
     Raises:
-      ValueError: another configuration or another data set was used here; says in what they differ.
+      ValueError: the folder has a run of another configuration or data set; the message says how they differ.
     """
     runs = []
-    if (folder / _CONFIG).exists() and any((folder / CHECKPOINTS).glob("*")):  # else nothing was kept yet
+    if (folder / _CONFIG).exists() and any((folder / CHECKPOINTS).glob("*")):  # otherwise there is nothing to lose
         before = read_environment(folder)
         changes = {
             name: (str(old), str(new)) for name, (old, new) in configs.differences(read_config(folder), config).items()
@@ -151,11 +151,11 @@ def claim(folder: Path, data: Mapping[str, Any], *, config: Config, command: Seq
         if changes:
             shown = "; ".join(f"{name} was {old}, now {new}" for name, (old, new) in changes.items())
             raise ValueError(
-                f"{folder}: holds another run: {shown}; choose another --workdir, or the options that it began with"
+                f"{folder}: holds another run: {shown}; choose another --workdir, or use the options that it began with"
             )
         runs = before["runs"]
     runs.append({"command": list(command), "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **describe_machine()})
-    # config.json comes last: where it stands, the environment does too.
+    # config.json comes last: if it is there, so is the environment.
     write_whole(folder / _ENVIRONMENT, json.dumps({"data": dict(data), "runs": runs}, indent=2))
     write_whole(folder / _CONFIG, configs.to_json(config))
 
@@ -164,18 +164,18 @@ def read_config(folder: Path) -> Config:
     """The configuration that a run began with.
 
     Raises:
-      ValueError: there is none, or it cannot be read.
+      ValueError: there is no run, or its configuration cannot be read.
     """
     try:
         return configs.from_json((folder / _CONFIG).read_text())
     except FileNotFoundError:
         raise ValueError(f"{folder}: no run is here ({_CONFIG} is missing); train first") from None
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / _CONFIG}: damaged ({error}); begin again in another workdir") from error
+        raise ValueError(f"{folder / _CONFIG}: damaged ({error}); train again in another workdir") from error
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """What the data set was, and every start of the run.
+    """The data set of a run, and every start of it.
 
     Raises:
       ValueError: it is missing or damaged.
@@ -185,7 +185,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
         values = json.loads(file.read_text())
         return {"data": values["data"], "runs": values["runs"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file}: damaged or missing ({error}); begin again in another workdir") from error
+        raise ValueError(f"{file}: damaged or missing ({error}); train again in another workdir") from error
 
 
 def versions() -> dict[str, str]:
@@ -205,14 +205,14 @@ def describe_machine() -> dict[str, Any]:
 
 
 def open_metrics(folder: Path, *, step: int) -> Metrics:
-    """Opens the records for writing after a step; what an interrupted run wrote beyond it is dropped."""
-    from tensorboardX import SummaryWriter  # here alone: most who write a file need none of it
+    """Opens the records for writing after a step, and drops what an interrupted run wrote after that step."""
+    from tensorboardX import SummaryWriter  # here, because few users of this module need it
 
     file = folder / _METRICS
     if file.exists():
         write_whole(file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step)))
     stream = file.open("a")
-    # A resumed run sends TensorBoard a marker that drops what came later.
+    # `purge_step` makes TensorBoard drop what an interrupted run wrote later.
     board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=30)
 
     def write(step: int, values: Mapping[str, Any]) -> None:
@@ -232,7 +232,7 @@ def open_metrics(folder: Path, *, step: int) -> Metrics:
 
 
 def _is_until(line: str, step: int) -> bool:
-    """Whether a line is whole and of a step up to this one."""
+    """Whether a line is complete and of this step or an earlier one."""
     try:
         return line.endswith("\n") and json.loads(line)["step"] <= step
     except (json.JSONDecodeError, KeyError, TypeError):

@@ -1,7 +1,7 @@
-"""What a log says about passive feedback: every figure of the report, as plain numbers.
+"""What a log says about passive feedback: the figures of the report, as plain numbers.
 
-Rates count watched and skipped exposures. An explicit dislike counts in no rate. Where a log has no times, plays or
-durations, the figures that need them are None; `missing` says what the log does not have.
+Rates count watched and skipped exposures, and no explicit dislikes. If a log has no times, plays or durations, the
+figures that need them are None; `missing` says what the log does not have.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Missing(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How much there is."""
+    """The size of the log."""
 
     exposures: int
     users: int
@@ -61,7 +61,7 @@ class Bins(NamedTuple):
 
 
 class Popularity(NamedTuple):
-    """How unequally items are shown and watched, and the two curves that say so, most shown or watched first."""
+    """How unequally items are shown and watched, and both cumulative curves, most shown or watched first."""
 
     gini_of_exposures: float
     gini_of_watches: float
@@ -82,7 +82,7 @@ class Sessions(NamedTuple):
 
 
 class ByTime(NamedTuple):
-    """What only a log with times can say."""
+    """The figures that need times."""
 
     hour: Bins  # of the day, UTC
     position: Bins  # in the session
@@ -104,7 +104,7 @@ class Rule(NamedTuple):
 
     exposures: int
     skip_rate: float
-    agreement: float  # share of the exposures whose label is the log's own
+    agreement: float  # share of the exposures with the same label as in the log
     median_seconds_watched: float | None
     median_seconds_skipped: float | None
 
@@ -171,7 +171,7 @@ def analyse(log: EventLog, split: Split, *, num_items: int, session_gap: float, 
 
 
 def plain(value: Any) -> Any:
-    """Figures as dictionaries, lists and numbers, ready for JSON; what the log cannot say is None."""
+    """Figures as dictionaries, lists and numbers, ready for JSON; None for what the log does not have."""
     if isinstance(value, tuple):
         return plain(value._asdict())  # type: ignore[attr-defined]
     if isinstance(value, dict):
@@ -189,7 +189,7 @@ def missing(log: EventLog) -> Missing:
 
 
 def counts(log: EventLog, *, num_items: int) -> Counts:
-    """How much there is."""
+    """The size of the log."""
     watched, skipped = (int(np.count_nonzero(log.feedback == kind)) for kind in (WATCHED, SKIPPED))
     lengths = log.lengths
     return Counts(
@@ -260,7 +260,7 @@ def popularity(log: EventLog, *, num_items: int) -> Popularity:
 
 
 def gini(counts: np.ndarray) -> float:
-    """The Gini coefficient of counts [n]: 0 where all are equal, (n - 1) / n where one item has everything."""
+    """The Gini coefficient of counts [n]: 0 if all are equal, (n - 1) / n if one item has everything."""
     counts = np.sort(counts)
     if not counts.sum():
         return 0.0
@@ -304,7 +304,7 @@ def watch_time(log: EventLog) -> WatchTime:
     ratio_edges = np.linspace(0, 2, 41)
 
     def histogram(values: np.ndarray, watched: np.ndarray, edges: np.ndarray) -> Histogram:
-        inside = np.minimum(values, edges[-1])  # what is beyond the last edge counts in the last bin
+        inside = np.minimum(values, edges[-1])  # values beyond the last edge count in the last bin
         return Histogram(
             edges=edges.tolist(),
             watched=np.histogram(inside[watched], edges)[0].tolist(),

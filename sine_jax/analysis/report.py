@@ -1,6 +1,6 @@
 """The analysis of a log as one HTML file: plots whose titles say what they show, and tables of the figures.
 
-Only this module has words for people. `_WORDS` has those of a field that are not its own name.
+The words for readers are only here. `_WORDS` has them for fields whose name is not clear enough.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def page(analysis: Analysis, *, title: str) -> str:
 
 
 def sections(analysis: Analysis) -> Iterator[Section]:
-    """Every section that the figures allow."""
+    """The sections for which there are figures."""
     for of, spread in (("user", analysis.users), ("item", analysis.items)):
         if spread is not None:
             yield Section(f"skip rate by {of}", _spread(spread, of), [_line(spread)])
@@ -111,7 +111,7 @@ def sections(analysis: Analysis) -> Iterator[Section]:
 
 
 def _left_out(missing: Missing) -> Iterator[tuple[str, str]]:
-    """What the report cannot say, and why."""
+    """What the report leaves out, and why."""
     if missing.times:
         yield "hours, sessions and time since the last exposure", f"{missing.times:.0%} of the exposures have no time"
     if missing.durations:
@@ -218,7 +218,7 @@ def _rules(rules: dict[str, Rule]) -> Figure:
     rates, agree = [rule.skip_rate for rule in rules.values()], [rule.agreement for rule in rules.values()]
     best = int(np.argmax(agree))
     title = (
-        f"Between the rules, the skip rate goes from {min(rates):.0%} to {max(rates):.0%}; "
+        f"The skip rate depends on the rule, from {min(rates):.0%} to {max(rates):.0%}; "
         f"{names[best]} agrees best with the log's label ({agree[best]:.0%})"
     )
     figure, axes = _plot(title, "label rule", "share", width=7.5)
@@ -330,13 +330,13 @@ def _words(field: str) -> str:
 
 
 def _line(figures: Any) -> dict[str, Any]:
-    """The numbers of a NamedTuple as one line of a table; its curves are in the plot."""
+    """The numbers of a NamedTuple as one line of a table, without its curves, which the plot shows."""
     fields = figures._asdict().items()
     return {_words(name): value for name, value in fields if not isinstance(value, (list, dict))}
 
 
 def _down(figures: Any) -> list[Line]:
-    """The numbers of a NamedTuple below each other, those that the log has."""
+    """The numbers of a NamedTuple, a line each, without those that the log does not have."""
     return [{"": _words(name), "value": value} for name, value in figures._asdict().items() if value is not None]
 
 

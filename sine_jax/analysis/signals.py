@@ -18,11 +18,11 @@ CATALOGUE = 20_000  # similar items are looked for among this many most watched 
 
 
 class Runs(NamedTuple):
-    """Skips that follow each other, by how many; the last length holds all that are longer."""
+    """How many skips follow each other; the last length also counts all longer runs."""
 
     lengths: list[int]
     number: list[int]
-    expected: list[float]  # were each user's feedback in random order; of every length but the last
+    expected: list[float]  # if each user's feedback were in random order; for every length but the last
     mean: float
 
 
@@ -37,17 +37,17 @@ class Pattern(NamedTuple):
 
 
 class Information(NamedTuple):
-    """What the last feedbacks tell of the next, in bits."""
+    """What the last feedbacks tell about the next, in bits."""
 
     feedbacks: int
     bits: float
     shuffled_bits: float
     deviation_of_shuffles: float
-    order_bits: float  # what is above the shuffles
+    order_bits: float  # bits minus shuffled bits
 
 
 class Lift(NamedTuple):
-    """The skip rate of some exposures, over the one that the user's and the item's own rates would give."""
+    """The skip rate of some exposures, relative to the rate expected from user and item alone."""
 
     exposures: int
     skip_rate: float
@@ -79,7 +79,7 @@ class PassivePairs(NamedTuple):
 
 
 class Leakage(NamedTuple):
-    """What training saw of what comes after a target; by the clock only where every exposure has a time."""
+    """What training saw of what comes after a target; the last three only if every exposure has a time."""
 
     targets: int
     targets_in_training: int  # of the target's own user
@@ -112,12 +112,12 @@ def runs(log: EventLog, users: np.ndarray, *, longest: int = 20) -> Runs:
 
 
 def _expected_runs(shown: np.ndarray, skips: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """[L] runs of each length, over all orders of each user's feedback: (w + 1) C(n - k - 1, w - 1) / C(n, w).
+    """[n] runs of each length, over all orders of each user's feedback: (w + 1) C(n - k - 1, w - 1) / C(n, w).
 
     Args:
       shown: [U] exposures n of each user.
       skips: [U] how many of them were skipped; w = n - skips were not.
-      lengths: [L] lengths k of runs.
+      lengths: [n] lengths k of runs.
     """
     (shown, skips), users = np.unique(np.stack([shown, skips]), axis=1, return_counts=True)
     n, m, k = shown[:, None], skips[:, None], lengths

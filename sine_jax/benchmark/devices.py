@@ -125,7 +125,7 @@ def _in_child(name: str, asked: dict[str, Any], *, devices: int) -> list[float]:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(
-            f"the process with {devices} simulated devices failed ({last}); choose --cases without devices"
+            f"devices={devices}: the process with simulated devices failed ({last}); leave devices out of --cases"
         )
     return json.loads(done.stdout.splitlines()[-1])
 

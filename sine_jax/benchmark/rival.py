@@ -244,5 +244,5 @@ def _ask(process: subprocess.Popen, asked: dict[str, Any], log: Path) -> dict[st
         pass
     if not line:
         last = (log.read_text().strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"--against=recbole: RecBole failed ({last}); its output is in {log}")
+        raise ValueError(f"--against=recbole: RecBole failed ({last}); read its output in {log}")
     return json.loads(line)

@@ -13,14 +13,14 @@ Options = Mapping[str, Any]
 
 
 class Method(NamedTuple):
-    """A row of a table."""
+    """A line of a table."""
 
     name: str
     config: Config
-    fixed: frozenset[str] = frozenset()  # options that the row is about, which a search leaves alone
+    fixed: frozenset[str] = frozenset()  # options that define the row; a search does not change them
 
 
-SEARCH: dict[str, tuple[Any, ...]] = {  # what a trial of the random search draws, for every method alike
+SEARCH: dict[str, tuple[Any, ...]] = {  # what a trial of the random search draws from, the same for every method
     "optimizer.learning_rate": (3e-4, 1e-3, 3e-3),
     "model.dim": (16, 32, 64),
     "model.dropout": (0.2, 0.5),
@@ -35,9 +35,9 @@ _WITHOUT_PASSIVE = {"objective.passive": 0.0, "objective.sampled": 1.0}
 
 
 def main(common: Options) -> list[Method]:
-    """SINE and what it is compared with: each network with the passive objective, and without it.
+    """SINE and the networks it is compared with, each with and without the passive objective.
 
-    A network keeps the terms of its own (`objective.auxiliary`, `objective.active`) without the passive objective.
+    Without the passive objective a network keeps its own terms (`objective.auxiliary`, `objective.active`).
     """
     rows: list[tuple[str, Config, Options]] = [
         ("SINE official", presets.official(), {}),
@@ -57,7 +57,7 @@ _GSASREC = {"objective.sampled_form": "gbce", "objective.num_negatives": 32, "ob
 
 
 def ablation(common: Options) -> list[Method]:
-    """SINE without each of its parts, then from the released model to the corrected one, a correction at a time."""
+    """SINE without each of its parts, and the released model with each correction alone."""
     default, official = presets.default(), presets.official()
     from_default: dict[str, Options] = {
         "default": {},
@@ -92,7 +92,7 @@ def interests(common: Options) -> list[Method]:
     """The number of sub-interests, and the length of the window."""
     default = presets.default()
     rows: list[tuple[str, Config, Options]] = [(f"K = {k}", default, {"model.num_interests": k}) for k in (2, 3, 4, 8)]
-    # After the common options, which may say T themselves.
+    # T comes after the common options, which may set it too.
     lengths = [
         Method(f"T = {t}", _with(default, {**common, "model.max_len": t}), frozenset({"model.max_len"}))
         for t in (10, 30, 60, 100)

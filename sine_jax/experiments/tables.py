@@ -1,10 +1,10 @@
-"""Tables of methods by seeds: every run is trained, evaluated and kept, and may be taken up again.
+"""Tables of methods by seeds: every run is trained, evaluated and kept, and an interrupted table goes on.
 
-A table's folder holds
+A table's folder has
 
-  search/<method>.json      the trials of the random search, by validation, and what they chose
-  runs/<method>/seed-<n>/   a workdir each, as `launch.train` and `launch.evaluate` would leave it
-  counting/                 the simple scorers on the same population
+  search/<method>.json      the trials of the random search and their validation metric
+  runs/<method>/seed-<n>/   the workdir of each run, as `launch.train` and `launch.evaluate` write it
+  counting/                 the simple scorers on the same users and candidates
   <suite>.md .csv .png      the table, and a plot of it
 """
 
@@ -35,10 +35,10 @@ Say = Callable[[str], None]
 
 
 class Row(NamedTuple):
-    """What the runs of one method found on the test."""
+    """The test results of one method: a line of the table."""
 
     name: str
-    values: dict[str, list[float]]  # per metric, a value per seed; one value for what has no seed
+    values: dict[str, list[float]]  # per metric, a value per seed; one value for a simple scorer
 
 
 def run_suite(
@@ -51,21 +51,21 @@ def run_suite(
     say: Say,
     after_run: Callable[[], None] = lambda: None,
 ) -> list[Row]:
-    """Runs what has not been run yet, and gathers the table.
+    """Runs what has not been run yet, and collects the table.
 
     Args:
-      methods: rows.
+      methods: the lines of the table.
       data: folder of a prepared data set.
       folder: of the table.
-      seeds: of the runs of each method.
-      trials: configurations that the search tries for each method; 0 takes each as it is.
-      say: told of every run that begins.
-      after_run: called after each, to forget what it compiled.
+      seeds: the seeds of each method's runs.
+      trials: configurations that the search tries for each method; 0 means no search.
+      say: is called with a line when a run begins.
+      after_run: is called after each run, to drop what it compiled.
     """
     fingerprint = datasets.load(data).info.fingerprint
     rows = counting_rows(data, folder, config=methods[0].config, fingerprint=fingerprint)
     taken: dict[str, Config] = {}
-    for seed in seeds:  # seed by seed, so that a table cut short has every method
+    for seed in seeds:  # seed by seed, so that an interrupted table has every method
         for method in methods:
             if method.name not in taken:
                 taken[method.name] = (
@@ -103,13 +103,13 @@ def search(
     say: Say,
     after_run: Callable[[], None] = lambda: None,
 ) -> Config:
-    """Random search by the validation metric: every method gets the same draws of the same options.
+    """Random search by the validation metric, with the same draws of the same options for every method.
 
-    The first trial is the method as it is. What a method is about (`Method.fixed`) is never drawn. A trial that
+    The first trial is the method itself. Options that define a method (`Method.fixed`) are never drawn. A trial that
     diverges counts as tried and is never chosen.
 
     Raises:
-      ValueError: the folder holds a search of another configuration, data set or seed.
+      ValueError: the folder has a search of another configuration, data set or seed.
     """
     file = folder / "search" / f"{slug(method.name)}.json"
     of = {"config": json.loads(configs.to_json(method.config)), "seed": seed, "fingerprint": fingerprint}
@@ -126,7 +126,7 @@ def search(
         try:
             best = run.train(data, str(folder / "search" / slug(method.name) / f"trial-{number}"), config=config).best
         except training.Diverged:
-            if not number:  # the method as it is
+            if not number:  # the method itself
                 raise
             best = None
         after_run()
@@ -143,10 +143,10 @@ def draw(number: int, *, seed: int) -> dict[str, Any]:
 
 
 def counting_rows(data: str, folder: Path, *, config: Config, fingerprint: str) -> list[Row]:
-    """The simple scorers, evaluated once.
+    """The simple scorers, which are evaluated once.
 
     Raises:
-      ValueError: the folder holds theirs of another data set, split or candidates.
+      ValueError: the folder has their results on another data set, split or candidates.
     """
     target = folder / "counting"
     if not (target / _TEST).exists():
@@ -164,10 +164,10 @@ def counting_rows(data: str, folder: Path, *, config: Config, fingerprint: str) 
 
 
 def gathered(name: str, folder: Path, *, config: Config, fingerprint: str) -> Row:
-    """A method's row, from what its runs wrote: every seed that was ever run here.
+    """A method's line, from the results of every seed that was ever run in the folder.
 
     Raises:
-      ValueError: one of them was run with another configuration, or on another data set.
+      ValueError: a run had another configuration or another data set.
     """
     values: dict[str, list[float]] = {metric: [] for metric in METRICS}
     for file in sorted((folder / "runs" / slug(name)).glob(f"seed-*/{workdir.EVALUATION}/{_TEST}")):
@@ -184,7 +184,7 @@ def gathered(name: str, folder: Path, *, config: Config, fingerprint: str) -> Ro
 
 
 def _summary(folder: Path, fingerprint: str) -> dict[str, Any]:
-    """What an evaluation of this data set found."""
+    """The summary of an evaluation, which must be of this data set."""
     summary: dict[str, Any] = json.loads((folder / _TEST).read_text())
     if summary["fingerprint"] != fingerprint:
         raise ValueError(
@@ -195,7 +195,7 @@ def _summary(folder: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def _options(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """What is nested, by dotted names."""
+    """Nested options by their dotted names."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         inside = _options(value) if isinstance(value, Mapping) else {}
@@ -204,17 +204,17 @@ def _options(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _number(mean: float | None) -> float:
-    """A measure that nobody has a value for is not a number."""
+    """A mean; NaN if no user has a value."""
     return math.nan if mean is None else mean
 
 
 def slug(name: str) -> str:
-    """A name as a folder's."""
+    """A name that suits a folder."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table: means over seeds, and the distance from lowest to highest where there are several."""
+    """The table: means over seeds, with the lowest and the highest if there are several."""
     lines = ["| method | seeds | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
     for row in rows:
         cells = [_cell(row.values[metric]) for metric in METRICS]
@@ -223,7 +223,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def csv(rows: Sequence[Row]) -> str:
-    """A line per method, metric and seed's place."""
+    """A line per method, metric and run."""
     lines = ["method,metric,run,value"]
     for row in rows:
         lines += [f'"{row.name}",{m},{i},{v:.6f}' for m, values in row.values.items() for i, v in enumerate(values)]

@@ -82,7 +82,7 @@ def test_a_comparison_pairs_repeats_by_hand_computed_from_three_known_times():
 
 def test_a_worker_that_dies_says_its_last_words(bench, worker, tmp_path):
     worker.write_text("raise SystemExit('no such model')")
-    with pytest.raises(ValueError, match="RecBole failed .no such model.; its output is in"):
+    with pytest.raises(ValueError, match="RecBole failed .no such model.; read its output in"):
         rival.compare(bench, sys.executable, tmp_path, config=tiny(), batches=4)
 
 

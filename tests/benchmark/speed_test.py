@@ -175,7 +175,9 @@ def test_one_device_and_several_have_the_same_losses():
 
 
 def test_a_child_that_fails_says_why():
-    with pytest.raises(ValueError, match="with 2 simulated devices failed .*model.gone=.*no such option"):
+    with pytest.raises(
+        ValueError, match="^devices=2: the process with simulated devices failed .*model.gone=.*no such option"
+    ):
         devices._in_child("losses", {"model.gone": 1}, devices=2)
 
 

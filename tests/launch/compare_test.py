@@ -98,7 +98,7 @@ def test_a_table_and_a_file_tell_the_comparison(runs, tmp_path):
 def test_a_mistake_is_one_line_with_its_remedy(runs):
     assert (
         compared(runs, "a-1", fails=True)
-        == "-c: error: a-1: at least two are compared; name RUN RUN ..., each a run's folder or RUN:SCORER\n"
+        == "-c: error: a-1: two runs or more are needed; name RUN RUN ..., each a run's folder or RUN:SCORER\n"
     )
     begun, line = compared(runs, "a-1", "other", fails=True).splitlines()
     assert begun == "-c: loading JAX and the library"
