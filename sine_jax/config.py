@@ -463,10 +463,10 @@ def _instead(name: str) -> str:
     known = options()
     by_field = {option.partition(".")[2]: option for option in known}
     if close := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {close[0]}"
+        return f"the nearest is {close[0]}"
     section, _, field = name.rpartition(".")
     if close := difflib.get_close_matches(field, by_field, n=1):
-        return f"did you mean {by_field[close[0]]}"
+        return f"the nearest is {by_field[close[0]]}"
     if section in _SECTIONS:
         return f"{section} has {', '.join(f.name for f in dataclasses.fields(_SECTIONS[section]))}"
     return f"the sections are {', '.join(_SECTIONS)}"

@@ -129,14 +129,14 @@ def test_options_that_do_not_go_together_are_refused_each_with_its_value(options
             {"objective.passive": "often"},
             "objective.passive=often: not a weight; give a number from 0, linear:FROM:TO:STEPS or cosine:FROM:TO:STEPS",
         ),
-        ({"model.dmi": 3}, "model.dmi=3: no such option; did you mean model.dim"),
-        ({"dim": 3}, "dim=3: no such option; did you mean model.dim"),
-        ({"model.weight_decay": 3}, "model.weight_decay=3: no such option; did you mean optimizer.weight_decay"),
+        ({"model.dmi": 3}, "model.dmi=3: no such option; the nearest is model.dim"),
+        ({"dim": 3}, "dim=3: no such option; the nearest is model.dim"),
+        ({"model.weight_decay": 3}, "model.weight_decay=3: no such option; the nearest is optimizer.weight_decay"),
         (
             {"elsewhere.qqq": 3},
             "elsewhere.qqq=3: no such option; the sections are model, objective, optimizer, train, data",
         ),
-        ({"data.split": "by_time"}, "data.split=by_time: no such option; did you mean data.split_by"),
+        ({"data.split": "by_time"}, "data.split=by_time: no such option; the nearest is data.split_by"),
     ],
 )
 def test_what_a_refusal_says(overrides, message):

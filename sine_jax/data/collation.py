@@ -60,7 +60,7 @@ def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, 
             )
             arrived += len(piece.frame)
     if not files:
-        raise ValueError(f"the input has 0 exposures{_because(dropped)}; pass a log that has some")
+        raise ValueError(f"exposures=0: the input has none{_because(dropped)}; pass a log that has some")
     return files, dropped
 
 

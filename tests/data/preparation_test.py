@@ -144,7 +144,7 @@ def test_bad_rows_are_dropped_and_counted_when_asked(tmp_path):
 
 
 def test_a_log_of_which_nothing_is_left_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="the input has 0 exposures"):
+    with pytest.raises(ValueError, match="^exposures=0: the input has none"):
         prepared(raw()[:0], tmp_path)
     with pytest.raises(
         ValueError,
