@@ -237,8 +237,9 @@ def _in_one_line(error: BaseException) -> str:
     text = " ".join(str(error).splitlines())
     if isinstance(error, flags.UnrecognizedFlagError):
         near = re.search(r"Did you mean: (.*) \?", text)
-        remedy = f"the nearest are {', '.join(f'--{name.strip()}' for name in near[1].split(','))}" if near else ""
-        return f"--{error.flagname}: there is no such flag; {remedy or '--help lists them all'}"
+        names = [f"--{name.strip()}" for name in near[1].split(",")] if near else []
+        remedy = f"the nearest {'is' if len(names) == 1 else 'are'} {', '.join(names)}" if names else "see --help"
+        return f"--{error.flagname}: there is no such flag; {remedy}"
     if isinstance(error, flags.Error):
         missing = re.search(r"flag --(\S+)=None: Flag --\1 must have a value", text)
         if missing:

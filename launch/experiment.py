@@ -49,7 +49,9 @@ def main() -> None:
             f"--only={ONLY.value}: not a regular expression ({error}); escape special characters with a backslash"
         ) from None
     if not methods:
-        raise UsageError(f"--only={ONLY.value}: matches no row of {SUITE.value}; its rows are {', '.join(names)}")
+        raise UsageError(
+            f"--only={ONLY.value}: matches no row of {SUITE.value}; its rows are {', '.join(map(repr, names))}"
+        )
     try:
         seeds = [int(seed) for seed in SEEDS.value]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Trains a model on a prepared data set; the same command again goes on where it stopped.
+r"""Trains a model on a prepared data set; the same command again goes on where it stopped.
 
 For example:
 

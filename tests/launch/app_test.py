@@ -88,8 +88,8 @@ SAMPLE = ["--source=sample", "--out=o"]
 REFUSALS = [
     ("train", [], "--data is missing: give the folder of a prepared data set (launch.prepare)"),
     ("train", ["--data=d"], "--workdir is missing: give the folder of the run; made if it does not exist"),
-    ("train", ["--nothing=3"], "--nothing: there is no such flag; --help lists them all"),
-    ("train", ["--dta=d"], "--dta: there is no such flag; the nearest are --data"),
+    ("train", ["--nothing=3"], "--nothing: there is no such flag; see --help"),
+    ("train", ["--dta=d"], "--dta: there is no such flag; the nearest is --data"),
     ("train", [*DATA, "--model.dim=x"], "--model.dim=x: not a whole number; give one, such as 3"),
     ("train", [*DATA, "--model.dropout=x"], "--model.dropout=x: not a number; give one, such as 0.5"),
     ("train", [*DATA, "--model.fusion=x"], "--model.fusion=x: no such choice; choose one of "),
