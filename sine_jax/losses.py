@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sine_jax.types import Array
+from sine_jax.types import AnyArray, Array
 
 
 class Mean(NamedTuple):
@@ -61,7 +61,7 @@ def preference_loss(preferred: Array, other: Array, *, where: Array) -> Mean:
     return masked(-jax.nn.log_sigmoid(preferred - other), where=where)
 
 
-def sampled_softmax_loss(positive_scores: Array, sampled_scores: Array, log_chances: Array, *, where: Array) -> Mean:
+def sampled_softmax_loss(positive_scores: Array, sampled_scores: Array, log_chances: AnyArray, *, where: Array) -> Mean:
     """Cross-entropy of the watched item in the whole catalogue; the sum over the catalogue is estimated by a sample.
 
     Each of the M sampled items stands for `1 / (M q)` items, where q is the chance of drawing it. M also counts the

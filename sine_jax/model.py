@@ -16,20 +16,20 @@ from sine_jax.layers.interests import relation_to_interests
 from sine_jax.layers.scoring import Outputs
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.types import PAD, Array, Histories, Params, TrainBatch
+from sine_jax.types import PAD, AnyArray, Array, Histories, Params, TrainBatch
 
 
 class Read(NamedTuple):
-    """What was read of histories: it scores any number of items.
+    """What was read of histories; it scores any number of items.
 
     Leading axes are [B] after `encode` (the end of each history) and [B, T] after `apply` (each position). The last
     three fields are for a network's own terms; `encode` leaves them out.
     """
 
     state: Any  # what the network's `score` reads
-    offset: Array | None = None  # [...] added to every score: how much the user watches whatever is shown
+    offset: Array | None = None  # [...] added to every score: how much the user watches in general
     interests: Array | None = None  # [B, T, K, D] the sub-interest states
-    log_active: Array | None = None  # [B, T, K] log-probabilities of the active sub-interest, where they are learned
+    log_active: Array | None = None  # [B, T, K] log-probabilities of the active sub-interest, if they are learned
     extra: Any = None  # what the network's own `auxiliary` reads
 
 
@@ -57,7 +57,7 @@ class Model(NamedTuple):
     init: Callable[[Array], Params]
     apply: Callable[..., Read]
     encode: Callable[[Params, Histories], Read]
-    score: Callable[[Params, Read, Array], Array]
+    score: Callable[[Params, Read, AnyArray], Array]
     score_items: Callable[[Params, Read, Array], Array]
     user_vectors: Callable[[Read], Array]
     auxiliary: Callable[[Params, Read, TrainBatch], dict[str, Mean]]
@@ -91,7 +91,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
     _refuse(config, kind)
 
     def of(params: Params) -> Network:
-        """The module over the tables as they are: a step may hold only a part of the catalogue (`sparse`)."""
+        """The module for the given tables, which may have only a part of the catalogue (`sparse`)."""
         return kind(config, num_items=params["item_embedding"].shape[0] - 1, forms=forms)
 
     def init(key: Array) -> Params:
@@ -132,13 +132,13 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
             extra=outputs.extra,
         )
 
-    def scored(params: Params, read: Read, items: Array) -> Array:
+    def scored(params: Params, read: Read, items: AnyArray) -> Array:
         """Scores by the network and the user's offset, without the items' biases."""
         embeddings = embed(params, items, dtype=config.dtype)
         scores: Any = of(params).apply({"params": params}, read.state, embeddings, method="score")
         return scores if read.offset is None else scores + read.offset[..., None]
 
-    def score(params: Params, read: Read, candidates: Array) -> Array:
+    def score(params: Params, read: Read, candidates: AnyArray) -> Array:
         scores = scored(params, read, candidates)
         return scores + params["item_bias"][candidates] if "item_bias" in params else scores
 
@@ -182,18 +182,18 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
 
 
 def active_relation(params: Params, batch: TrainBatch) -> Array:
-    """How much each sub-interest speaks for a batch's watched items and against their nearest skips, [B, T, K]."""
+    """[B, T, K] how much more each sub-interest is related to the watched item than to its nearest skip."""
     table, skips = params["item_embedding"], batch.skips[..., 0]
     return relation_to_interests(params["interests"], table[batch.positives], table[skips], skipped=skips != PAD)
 
 
-def embed(params: Params, items: Array, *, dtype: str) -> Array:
+def embed(params: Params, items: AnyArray, *, dtype: str) -> Array:
     """Embeddings of items [...] in the compute type, [..., D]."""
     return params["item_embedding"][items].astype(dtype)
 
 
 def _refuse(config: ModelConfig, kind: type[Network]) -> None:
-    """Refuses what a network does not do."""
+    """Refuses what a network cannot do."""
     if kind.reads_skips and not config.read_skips:
         raise ValueError(
             f"model.name={config.name} needs skipped exposures as input, but model.read_skips=False; set it to true"
@@ -213,7 +213,7 @@ def _log_odds_of_watching(histories: Histories) -> Array:
     """[B, T] log-odds of the watched share of what was read so far, one watched and one skipped added."""
     begin = jnp.arange(histories.items.shape[1])[None, :] - network.places(histories).rank
 
-    def number(where: Array) -> Array:
+    def number(where: AnyArray) -> Array:
         before = jnp.pad(jnp.cumsum(where, axis=1), ((0, 0), (1, 0)))
         return before[:, 1:] - jnp.take_along_axis(before, begin, axis=1)
 

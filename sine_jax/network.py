@@ -39,7 +39,7 @@ class Embedded(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """What supervises the state at each position, as embeddings."""
+    """The items that supervise the state at each position, as embeddings."""
 
     positives: Array  # [B, T, D] of the item watched next
     skips: Array  # [B, T, S, D] of the items skipped right before it
@@ -48,7 +48,7 @@ class Pairs(NamedTuple):
 
 
 class Network(nn.Module):
-    """Reads windows of exposures; a subclass defines `__call__`, and the rest where it differs.
+    """Reads windows of exposures. A subclass defines `__call__`, and overrides the rest if it differs.
 
     Attributes:
       config: the choices.
@@ -59,7 +59,7 @@ class Network(nn.Module):
       pads_with_zeros: whether padding may be left unmasked (`model.mask_padding=false`), as in the released model.
       takes_active: whether `__call__` takes `active` as well, the active sub-interest [B, T] of each position's target,
         for the released filter; None where there is no target.
-      packs: whether it keeps users in one row apart, by `histories.segments`; else each row holds one user.
+      packs: whether it separates the users of a row by `histories.segments`; otherwise a row has one user.
     """
 
     config: ModelConfig
@@ -80,7 +80,7 @@ class Network(nn.Module):
           deterministic: True for no dropout.
 
         Returns:
-          The outputs after each exposure, of it and those before it alone; at padding they mean nothing.
+          The outputs after each exposure, from this exposure and earlier ones; at padding they mean nothing.
         """
         raise NotImplementedError
 
@@ -89,7 +89,7 @@ class Network(nn.Module):
         return scoring.score(state, items)
 
     def auxiliary(self, outputs: Outputs, pairs: Pairs) -> Mapping[str, Mean]:
-        """Terms of the objective that this network alone has, each weighed by `objective.auxiliary`."""
+        """The network's own terms of the objective, each with the weight `objective.auxiliary`."""
         return {}
 
     def everything(self, histories: Histories) -> Any:
@@ -151,11 +151,11 @@ class Network(nn.Module):
 
 
 class Places(NamedTuple):
-    """Where each exposure stands among its user's in a row; at padding it means nothing."""
+    """The place of each exposure among those of its user in a row; at padding it means nothing."""
 
     first: Array  # [B, T] bool, whether it is the first
-    rank: Array  # [B, T] int32, which it is, from 0
-    length: Array  # [B, T] int32, how many there are
+    rank: Array  # [B, T] int32, its place, from 0
+    length: Array  # [B, T] int32, the number of the user's exposures in the row
 
 
 def places(histories: Histories) -> Places:

@@ -34,7 +34,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Setup(NamedTuple):
-    """Everything a run needs that does not change while it goes."""
+    """What a run needs and does not change."""
 
     run_epoch: training.RunEpoch
     validate: Callable[[Params], dict[str, float]]
@@ -45,7 +45,7 @@ class Setup(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A trained model, and what its checkpoint says of itself."""
+    """A trained model, and what its checkpoint stores beside the arrays."""
 
     params: Params
     config: Config
@@ -68,7 +68,7 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
       command: what the user typed, for the record.
 
     Returns:
-      Where the run stands.
+      The position of the run.
 
     Raises:
       ValueError: the workdir cannot be written or holds another run, or the data cannot be used.
@@ -138,7 +138,7 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
 
 
 def restore(folder: str, *, checkpoint: str = "best") -> Restored:
-    """Restores a model on whatever devices there are; no data set is read.
+    """Restores a model on any devices; no data set is read.
 
     Args:
       folder: the workdir.
@@ -162,10 +162,10 @@ def dataset(restored: Restored, *, data: str | None = None) -> Dataset:
 
     Args:
       restored: of `restore`.
-      data: its folder, where it has moved since.
+      data: its folder, if it has moved.
 
     Raises:
-      ValueError: there is none, or it is not the one that the model was trained on.
+      ValueError: there is no data set, or the model was trained on another.
     """
     about = restored.about
     found = datasets.load(data or about.data["path"])
@@ -188,15 +188,15 @@ def evaluate(
     candidates: str | None = None,
     simple: bool = True,
 ) -> Evaluation:
-    """Ranks a held-out split by a trained model, beside the simple scorers.
+    """Ranks a held-out split by a trained model and by the simple scorers.
 
     Args:
       folder: the workdir of a run.
       split: `valid` or `test`.
       protocol: `exposed` (against the skips around the target) or `full` (against the whole catalogue).
       checkpoint: `best`, `latest` or a step.
-      data: folder of the data set, where it has moved since.
-      candidates: which skips, `released` or `before_target`; as the run was validated by default.
+      data: folder of the data set, if it has moved.
+      candidates: which skips, `released` or `before_target`; by default those that the run was validated with.
       simple: whether the simple scorers are evaluated too.
 
     Returns:
@@ -223,14 +223,14 @@ def rank(
     models: Mapping[str, Params] | None = None,
     simple: bool = True,
 ) -> Evaluation:
-    """Ranks a held-out split of a data set, and says of which data set and of which users the values are.
+    """Ranks a held-out split of a data set; the result has the data set's fingerprint and user ids.
 
     Args:
       dataset: what to rank.
       config: of the models, and how the log is split and what is ranked.
       split: `valid` or `test`.
       protocol: `exposed` or `full`.
-      models: parameters by the name that the report gives them; none for the simple scorers alone.
+      models: parameters by the name for the report; None for the simple scorers alone.
       simple: whether the simple scorers are evaluated too.
 
     Raises:
@@ -252,7 +252,7 @@ def rank(
 
 
 def settle_attention(config: Config) -> Config:
-    """The configuration with `model.attention=blocks` where the fused kernel would be used and does not work here."""
+    """The configuration, with `model.attention=blocks` if the fused kernel would be used and does not work here."""
     fault = _attention_fault(config)
     if fault is None:
         return config
@@ -261,10 +261,10 @@ def settle_attention(config: Config) -> Config:
 
 
 def _attention_fault(config: Config) -> str | None:
-    """Why the fused kernel does not work on these devices; None where it does, or where it would not be used.
+    """Why the fused kernel does not work on these devices; None if it works or would not be used.
 
-    The kernel runs here, so that nothing has to run while a model is traced. Two widths are tried: of two that are 2
-    apart, one is no multiple of the kernel's tiles.
+    The kernel is run here, so that nothing is run while a model is traced. Two widths with a difference of 2 are tried,
+    because one of them is not a multiple of the kernel's tiles.
     """
     model = config.model
     heads, width, even = model.num_heads, model.dim // model.num_heads, max(model.max_len // 2 * 2, 2)
@@ -276,7 +276,7 @@ def _attention_fault(config: Config) -> str | None:
 
 
 def identify(dataset: Dataset) -> dict[str, Any]:
-    """What ties a model to its data set."""
+    """What identifies the data set of a model."""
     info = dataset.info
     return {
         "path": str(Path(dataset.path).absolute()),
@@ -287,12 +287,12 @@ def identify(dataset: Dataset) -> dict[str, Any]:
 
 
 def stopped(at: Position, *, config: Config) -> bool:
-    """Whether to stop early: `patience` validations in a row brought no gain."""
+    """Whether to stop early: `patience` validations in a row did not improve."""
     return 0 < config.train.patience <= at.since_gain
 
 
 def validated(at: Position, value: float) -> Position:
-    """The progress after one more validation: a gain sets its count back to 0."""
+    """The position after one more validation; an improvement sets `since_gain` to 0."""
     if at.best is None or value > at.best:
         return dataclasses.replace(at, best=value, best_step=at.step, since_gain=0)
     return dataclasses.replace(at, since_gain=at.since_gain + 1)
@@ -311,7 +311,7 @@ def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Position]:
 def _epoch(
     setup: Setup, config: Config, state: TrainState, at: Position, metrics: workdir.Metrics, display: progress.Display
 ) -> tuple[TrainState, Position]:
-    """Trains an epoch and validates after it, where that is due."""
+    """Trains an epoch, and validates after it if that is due."""
     step, begin = at.step, time.monotonic()
 
     def receive(report: Report) -> None:
@@ -353,7 +353,7 @@ def _per_step(report: Report) -> list[dict[str, float]]:
 
 
 def _refuse_divergence(step: int, values: dict[str, float], at: Position) -> None:
-    """Stops at the first value that is not a number; what was saved before stays."""
+    """Stops at the first value that is not finite; saved checkpoints stay."""
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
         kept = f"the checkpoints up to epoch {at.epoch} are kept" if at.epoch else "there is no checkpoint yet"

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from sine_jax.types import PAD, Array, Params, TrainBatch
+from sine_jax.types import PAD, AnyArray, Array, Params, TrainBatch
 
 TABLES = ("item_embedding", "item_bias")  # parameters with an entry for each item, [N + 1, ...]
 
@@ -49,7 +49,7 @@ def touch(params: Params, batches: Sequence[TrainBatch], *, axis_name: str | Non
     size = params["item_embedding"].shape[0]
     entries = jnp.unique(every, size=min(every.size, size), fill_value=size)
 
-    def place(items: Array) -> Array:
+    def place(items: AnyArray) -> Array:
         return jnp.searchsorted(entries, items).astype(jnp.int32)
 
     local = tuple(

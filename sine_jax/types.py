@@ -84,10 +84,12 @@ class Histories(NamedTuple):
     no position reads one of another user.
     """
 
-    items: Array  # [B, T] int32
-    watched: Array  # [B, T] bool, False where the exposure was skipped (only where skips are read)
-    times: Array | None = None  # [B, T] int32, s since any origin; None where times are not read
-    segments: Array | None = None  # [B, T] int32, the same throughout a user's part of a row; None for one user a row
+    items: AnyArray  # [B, T] int32
+    watched: AnyArray  # [B, T] bool, False where the exposure was skipped (only where skips are read)
+    times: AnyArray | None = None  # [B, T] int32, s since any origin; None where times are not read
+    segments: AnyArray | None = (
+        None  # [B, T] int32, the same throughout a user's part of a row; None for one user a row
+    )
 
 
 class TrainBatch(NamedTuple):
@@ -96,17 +98,19 @@ class TrainBatch(NamedTuple):
     A row without users (a filler) is all PAD. A position has pairs only where `positives` is not PAD.
     """
 
-    users: Array  # [B, P] int32, 0..U-1, the users of each row in order; -1 for fillers
-    items: Array  # [B, T] int32, what is read
-    watched: Array  # [B, T] bool, its polarity
-    positives: Array  # [B, T] int32, the item watched next
-    negatives: Array  # [B, T, M] int32, sampled items
-    skips: Array  # [B, T, S] int32, skipped around the positive, nearest first
-    log_chances: Array | None = (
+    users: AnyArray  # [B, P] int32, 0..U-1, the users of each row in order; -1 for fillers
+    items: AnyArray  # [B, T] int32, what is read
+    watched: AnyArray  # [B, T] bool, its polarity
+    positives: AnyArray  # [B, T] int32, the item watched next
+    negatives: AnyArray  # [B, T, M] int32, sampled items
+    skips: AnyArray  # [B, T, S] int32, skipped around the positive, nearest first
+    log_chances: AnyArray | None = (
         None  # [B, T, M] log-probability that each negative was drawn; None where no loss needs it
     )
-    times: Array | None = None  # [B, T] int32, s, of what is read; None where times are not read
-    segments: Array | None = None  # [B, T] int32, which of the row's users it belongs to; None where rows have one user
+    times: AnyArray | None = None  # [B, T] int32, s, of what is read; None where times are not read
+    segments: AnyArray | None = (
+        None  # [B, T] int32, which of the row's users it belongs to; None where rows have one user
+    )
 
     @property
     def histories(self) -> Histories:
@@ -133,13 +137,13 @@ class TrainBatch(NamedTuple):
 class EvalBatch(NamedTuple):
     """A batch of users with the candidates to rank."""
 
-    users: Array  # [B] int32, 0..U-1
-    items: Array  # [B, T] int32
-    watched: Array  # [B, T] bool
-    candidates: Array  # [B, C] int32, PAD where there is none
-    labels: Array  # [B, C] bool, True for the target (first column)
-    skipped: Array  # [B, C] bool, True for the skips that the split shows around the target (the columns after it)
-    times: Array | None = None  # [B, T] int32, s, of what is read; None where times are not read
+    users: AnyArray  # [B] int32, 0..U-1
+    items: AnyArray  # [B, T] int32
+    watched: AnyArray  # [B, T] bool
+    candidates: AnyArray  # [B, C] int32, PAD where there is none
+    labels: AnyArray  # [B, C] bool, True for the target (first column)
+    skipped: AnyArray  # [B, C] bool, True for the skips that the split shows around the target (the columns after it)
+    times: AnyArray | None = None  # [B, T] int32, s, of what is read; None where times are not read
 
     @property
     def histories(self) -> Histories:

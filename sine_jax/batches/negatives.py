@@ -155,7 +155,7 @@ def is_seen(seen: Seen, users: AnyArray, items: AnyArray, num_items: int) -> Any
 _STREAM = 0x6E6567  # these draws are independent of those for parameters and dropout
 
 
-def random_bits(seed: AnyArray | int, epoch: AnyArray | int, users: Array, ranks: Array, number: int) -> Array:
+def random_bits(seed: AnyArray | int, epoch: AnyArray | int, users: AnyArray, ranks: AnyArray, number: int) -> Array:
     """Random words that depend on seed, epoch, user and exposure alone, and not on who else is in the batch.
 
     Args:

@@ -20,7 +20,7 @@ from sine_jax import parallel
 from sine_jax.batches import negatives, packing, windows
 from sine_jax.batches.samplers import SAMPLERS, Draw
 from sine_jax.config import Config
-from sine_jax.types import PAD, Array, EventLog, Split, TrainBatch
+from sine_jax.types import PAD, AnyArray, Array, EventLog, Split, TrainBatch
 
 Item = TypeVar("Item")
 
@@ -213,7 +213,7 @@ def host_batches(feed: Feed, users: Sequence[np.ndarray], epoch: int, *, devices
     config = feed.config
     drawn, seed = negatives_epoch(epoch, config=config), np.uint32(config.train.seed)
 
-    def random_bits(owners: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    def random_bits(owners: AnyArray, ranks: AnyArray) -> AnyArray:
         return np.asarray(parallel.on_host(_random_bits)(seed, drawn, owners, ranks, config.objective.num_negatives))
 
     return _assembled(feed, users, random_bits, devices=devices)
@@ -225,13 +225,15 @@ _random_bits = jax.jit(negatives.random_bits, static_argnums=4)
 def gather(feed: Feed, users: Sequence[Array], epoch: Array, seed: Array) -> tuple[TrainBatch, ...]:
     """The same batches, inside jit; `epoch` [] comes from `negatives_epoch`."""
 
-    def random_bits(owners: Array, ranks: Array) -> Array:
+    def random_bits(owners: AnyArray, ranks: AnyArray) -> AnyArray:
         return negatives.random_bits(seed, epoch, owners, ranks, feed.config.objective.num_negatives)
 
     return _assembled(feed, users, random_bits, devices=1)
 
 
-def _assembled(feed: Feed, users: Sequence[Any], random_bits: RandomBits, *, devices: int) -> tuple[TrainBatch, ...]:
+def _assembled(
+    feed: Feed, users: Sequence[AnyArray], random_bits: RandomBits, *, devices: int
+) -> tuple[TrainBatch, ...]:
     return tuple(
         assemble(
             feed.source,
@@ -251,12 +253,14 @@ def negatives_epoch(epoch: int, *, config: Config) -> int:
     return epoch if config.objective.resample_negatives else 0
 
 
-RandomBits = Callable[[Any, Any], Any]  # users [B, T], which of their exposures it is [B, T] -> [B, T, M] uint32
+RandomBits = Callable[
+    [AnyArray, AnyArray], AnyArray
+]  # users [B, T], which of their exposures it is [B, T] -> [B, T, M] uint32
 
 
 def assemble(
     source: Source,
-    users: Any,
+    users: AnyArray,
     random_bits: RandomBits,
     *,
     width: int,
@@ -280,7 +284,7 @@ def assemble(
     """
     xp = users.__array_namespace__()
     reading, objective = source.reading, config.objective
-    window: Any = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
+    window = windows.window(reading, users, reading.train_ends, width=width, limit=most_read(config))
     positives, skips, known = window.targets, window.skips, xp.maximum(window.users, 0)
     sampler = SAMPLERS[objective.negatives]
     draw = Draw(
@@ -294,7 +298,7 @@ def assemble(
         devices=devices,
     )
     drawn = xp.where(positives[..., None] != PAD, sampler.draw(draw), PAD)
-    chances: Any = sampler.log_chance(draw, drawn) if sampler.log_chance and objective.needs_chances else None
+    chances = sampler.log_chance(draw, drawn) if sampler.log_chance and objective.needs_chances else None
     return TrainBatch(
         users, window.items, window.watched, positives, drawn, skips, chances, window.times, segments=window.segments
     )

@@ -94,11 +94,11 @@ def random_batch(config: Config, *, num_items: int) -> TrainBatch:
     rng, objective = np.random.default_rng(0), config.objective
     shape = (config.train.batch_size, config.model.max_len)
 
-    def draw(*more: int) -> Any:
+    def draw(*more: int) -> np.ndarray:
         return rng.integers(1, num_items + 1, (*shape, *more), dtype=np.int32)
 
-    users: Any = np.arange(shape[0], dtype=np.int32)[:, None]
-    watched: Any = np.ones(shape, bool)
+    users = np.arange(shape[0], dtype=np.int32)[:, None]
+    watched = np.ones(shape, bool)
     return TrainBatch(
         users=users,
         items=draw(),

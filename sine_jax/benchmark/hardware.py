@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from sine_jax import parallel, workdir
+from sine_jax.types import Array
 
 SETTINGS = ("XLA_FLAGS", "GLIBC_TUNABLES", "JAX_PLATFORMS", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # that change speed
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -76,12 +77,12 @@ def matmul_rate(*, dtype: str, repeats: int, sizes: Sizes | None = None) -> floa
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _product(x: Any, w: Any, chain: int) -> Any:
+def _product(x: Array, w: Array, chain: int) -> Array:
     return jax.lax.fori_loop(0, chain, lambda _, x: x @ w, x)
 
 
 @functools.cache
-def _matrices(size: int, dtype: str) -> tuple[Any, Any]:
+def _matrices(size: int, dtype: str) -> tuple[Array, Array]:
     """Two square matrices, with entries so small that a long chain of products neither grows nor vanishes."""
     x, w = (jax.random.normal(k, (size, size)) / size**0.5 for k in jax.random.split(jax.random.key(0)))
     return x.astype(dtype), w.astype(dtype)
@@ -103,7 +104,7 @@ def memory_bandwidth(sizes: Sizes, *, repeats: int) -> float:
     # The result takes the memory of y. New memory would have to be mapped first, and that would be measured too.
     add = jax.jit(lambda x, y: y + 0.5 * x, donate_argnums=1)
 
-    def update() -> Any:
+    def update() -> Array:
         held[0] = add(x, held[0])
         return held[0]
 

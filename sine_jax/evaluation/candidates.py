@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -129,16 +129,16 @@ def _batch(
 ) -> EvalBatch:
     """One batch of users by their places in the population, -1 for fillers."""
     known = rows >= 0
-    users: Any = np.where(known, population.users[rows], -1).astype(np.int32)
-    read: Any = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
+    users = np.where(known, population.users[rows], -1).astype(np.int32)
+    read = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
     columns = np.arange(num_candidates - 1)[None, :]
     begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
     there = (columns < ends - begins) & known[:, None]
-    candidates: Any = np.full((len(rows), num_candidates), PAD, np.int32)
+    candidates = np.full((len(rows), num_candidates), PAD, np.int32)
     candidates[known, 0] = population.targets[rows[known]]
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
-    labels: Any = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
-    skipped: Any = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
+    labels = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
+    skipped = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
     return EvalBatch(
         users=users,
         items=read.items,

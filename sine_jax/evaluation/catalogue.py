@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.layers.scoring import Chunk, over_catalogue
-from sine_jax.types import Array, EvalBatch
+from sine_jax.types import AnyArray, Array, EvalBatch
 
 CHUNK = 8192  # items of the catalogue scored at once; a choice that bounds memory
 
@@ -75,7 +75,7 @@ def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings
     return ranked
 
 
-def _count(counts: Counts, ours: Array, others: Array, *, where: Array, columns: Array) -> Counts:
+def _count(counts: Counts, ours: Array, others: Array, *, where: AnyArray, columns: Array) -> Counts:
     """Counts the others [B, X] that are above, or tie with, each of the first columns of ours [B, C]."""
     others = jnp.where(where, others, jnp.nan)  # NaN is neither above anything nor equal to it
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from sine_jax.evaluation.simple_scorers import Biases, Factors
 from sine_jax.model import Model
-from sine_jax.types import Array, Histories
+from sine_jax.types import AnyArray, Array, Histories
 
 State = Any
 
@@ -21,8 +21,8 @@ class Scorer(NamedTuple):
     is a filler; its scores are not used.
     """
 
-    encode: Callable[[Any, Array, Histories], State]  # params, users [B], histories [B, T] -> state, leading axis B
-    score_candidates: Callable[[Any, State, Array], Array]  # params, state, candidates [B, C] -> [B, C]
+    encode: Callable[[Any, AnyArray, Histories], State]  # params, users [B], histories [B, T] -> state, leading axis B
+    score_candidates: Callable[[Any, State, AnyArray], Array]  # params, state, candidates [B, C] -> [B, C]
     score_items: Callable[[Any, State, Array], Array]  # params, state, items [C] -> [B, C]
 
 
@@ -38,7 +38,7 @@ def of_model(model: Model) -> Scorer:
 def of_biases() -> Scorer:
     """A sum of a user's and an item's value; parameters are `simple_scorers.Biases`."""
 
-    def encode(params: Biases, users: Array, histories: Histories) -> Array:
+    def encode(params: Biases, users: AnyArray, histories: Histories) -> Array:
         return params.users[users]
 
     return Scorer(
@@ -51,13 +51,13 @@ def of_biases() -> Scorer:
 def of_factors() -> Scorer:
     """Matrix factorisation; parameters are `simple_scorers.Factors`."""
 
-    def encode(params: Factors, users: Array, histories: Histories) -> tuple[Array, Array]:
+    def encode(params: Factors, users: AnyArray, histories: Histories) -> tuple[Array, Array]:
         return params.users[users], params.biases.users[users]
 
     def score_items(params: Factors, state: tuple[Array, Array], items: Array) -> Array:
         return state[0] @ params.items[items].T + state[1][:, None] + params.biases.items[items][None, :]
 
-    def score_candidates(params: Factors, state: tuple[Array, Array], candidates: Array) -> Array:
+    def score_candidates(params: Factors, state: tuple[Array, Array], candidates: AnyArray) -> Array:
         products = jnp.einsum("bd,bcd->bc", state[0], params.items[candidates])
         return products + state[1][:, None] + params.biases.items[candidates]
 
@@ -67,15 +67,15 @@ def of_factors() -> Scorer:
 def at_random() -> Scorer:
     """Noise that depends on user and item alone; the parameter is a seed [] of type uint32."""
     return Scorer(
-        encode=lambda params, users, histories: _mixed(users.astype(jnp.uint32) ^ params),
+        encode=lambda params, users, histories: _mixed(jnp.asarray(users, jnp.uint32) ^ params),
         score_candidates=lambda params, state, candidates: _noise(state[:, None], candidates),
         score_items=lambda params, state, items: _noise(state[:, None], items[None, :]),
     )
 
 
-def _noise(users: Array, items: Array) -> Array:
+def _noise(users: Array, items: AnyArray) -> Array:
     """Uniform log-odds-like values in [-1, 1)."""
-    bits = _mixed(users ^ _mixed(items.astype(jnp.uint32) + jnp.uint32(0x9E3779B9)))
+    bits = _mixed(users ^ _mixed(jnp.asarray(items, jnp.uint32) + jnp.uint32(0x9E3779B9)))
     return (bits >> 8).astype(jnp.float32) / (1 << 23) - 1
 
 

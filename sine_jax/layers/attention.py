@@ -14,13 +14,13 @@ from sine_jax.layers import fused_attention
 from sine_jax.layers.dense import dense
 from sine_jax.layers.dropout import Dropout
 from sine_jax.layers.forms import Forms
-from sine_jax.types import Array
+from sine_jax.types import AnyArray, Array
 
 
 class Weights(NamedTuple):
-    """A softmax before its division: the product with the values is smaller, so it is cheaper to divide that.
+    """A softmax before its division. It is faster to divide the product with the values, which is smaller.
 
-    Gradients are right only for what depends on `weights / total` alone.
+    Gradients are right only for what depends on `weights / total`.
     """
 
     weights: Array  # [..., T, T]
@@ -59,7 +59,7 @@ def causal_probabilities(logits: Array, *, where: Array, zero_keys: Array | None
 
 
 def pool(states: Array, logits: Array, *, where: Array) -> Array:
-    """Means of states [B, T, D], weighed by a softmax over what each query may see.
+    """Means of states [B, T, D], weighted by a softmax over what each query may see.
 
     Args:
       states: [B, T, D].
@@ -172,7 +172,7 @@ class SelfAttention(nn.Module):
                 weights = weights * emphasis[:, None, begin:end, :end]
             weights = weights.astype(self.dtype)
             read = jnp.einsum("bhqk,bhkd->bhqd", weights, v[:, :, :end], preferred_element_type=jnp.float32)
-            return (read / total).astype(self.dtype)  # divided in float32: in bfloat16 gradients would suffer
+            return (read / total).astype(self.dtype)  # divided in float32, because bfloat16 would harm the gradients
 
         bounds = query_blocks(q.shape[2], self.forms.query_block)
         parts = jnp.split(q, [begin for begin, _ in bounds[1:]], axis=2)
@@ -207,7 +207,7 @@ class Block(nn.Module):
         self,
         x: Array,
         *,
-        valid: Array,
+        valid: AnyArray,
         where: Array,
         deterministic: bool,
         zero_keys: Array | None = None,
@@ -231,5 +231,5 @@ class Block(nn.Module):
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str | None = None) -> nn.LayerNorm:
-    """The layer norm used everywhere; its variance takes two passes, since the error of one is far above eps."""
+    """The layer norm of all networks. Its variance takes two passes, because the error of one pass is far above eps."""
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)

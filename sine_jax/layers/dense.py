@@ -1,4 +1,4 @@
-"""Dense maps whose gradient is cheap on a CPU; parameters and values are those of Flax's own."""
+"""Dense maps with a gradient that is fast on a CPU; parameters and values are those of `flax.linen.Dense`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from sine_jax.types import Array
 
-# Not truncated, as in PyTorch; Flax's own is.
+# Not truncated, as in PyTorch; Flax's `xavier_normal` is truncated.
 xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 # A training step of 128 windows of 200, D 64, on 2 Xeon cores, against this: one product takes 19 % longer, at most 16
 # chunks 3 % longer, up to 256 chunks of 64 rows or more the same. Medians of 15 steps in turns.
@@ -33,7 +33,7 @@ def dense(
     product over the whole batch. `jax.grad` and `jax.vjp` then work, also on their own results; `jax.jvp` does not.
 
     Args:
-      features: F; a last axis of D is mapped to one of F.
+      features: width of the result.
       dtype: of the computation.
       name: of the parameters.
       chunked_gradients: whether the kernel's gradient is a sum over chunks.
@@ -52,13 +52,13 @@ def dense(
 
 
 def row_chunks(rows: int) -> int:
-    """The number of equal chunks to cut rows into, none so short that its own product costs more than it saves."""
+    """The number of equal chunks to cut rows into; a shorter chunk would cost more than it saves."""
     most = max(1, min(_MOST_CHUNKS, rows // _LEAST_ROWS))
     return next(number for number in range(most, 0, -1) if rows % number == 0)
 
 
 def _dot_general(x: Array, kernel: Array, dimension_numbers: Any, **_: Any) -> Array:
-    """What `nn.Dense` calls: multiplies the last axis of x [..., D] with the first of the kernel [D, F]."""
+    """What `nn.Dense` calls: multiplies the last axis of x [..., D] with the first of the kernel [D, features]."""
     return _product(x, kernel)
 
 

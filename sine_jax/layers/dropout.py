@@ -1,4 +1,4 @@
-"""Dropout, and the generators that its masks are drawn by."""
+"""Dropout, and the generators of its masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WORD = 32
 def _hashed_words(key: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     """Random words: each entry's place in the array and the key [2], hashed twice.
 
-    The hash is integer arithmetic on each entry alone: XLA fuses it with what uses it, and every device gives the same.
+    The hash is integer arithmetic on each entry, so XLA fuses it with its use, and every device gives the same words.
 
     References:
       The finaliser `lowbias32` (Wellons, public domain).
@@ -49,12 +49,12 @@ _GENERATORS = {"hash": _HASH, "threefry": "threefry2x32", "rbg": "rbg"}
 
 
 def key(seed: Array | int, generator: str) -> Array:
-    """A random key whose masks are drawn by a generator.
+    """A random key for a generator of masks.
 
     Args:
       seed: [] of the run.
-      generator: `hash` (a counter is hashed; the cheapest on a CPU), `threefry` (JAX's own) or `rbg` (the device's
-        own: fast on accelerators, other masks on each kind of them).
+      generator: `hash` (a hashed counter; the fastest on a CPU), `threefry` (JAX's own) or `rbg` (the device's own:
+        fast on accelerators, with different masks on each kind).
     """
     return jax.random.key(seed, impl=_GENERATORS[generator])
 
@@ -62,8 +62,8 @@ def key(seed: Array | int, generator: str) -> Array:
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     """A random mask, False with probability `rate`; the hash rounds it to 2**-32, other generators to 1/256.
 
-    Drawing words takes most of the time of dropout, so each word of 32 bits serves several entries. A word of the hash
-    serves one: another hash is cheaper than cutting a word into parts.
+    Drawing words takes most of the time of dropout, so a word of 32 bits is used for several entries. A word of the
+    hash is used for one: another hash is faster than cutting a word into parts.
 
     Args:
       key: random key.
@@ -86,7 +86,7 @@ def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
 
 
 def bits_per_entry(key: Array, rate: float) -> int:
-    """Random bits of an entry: 1, 2 or 4 where they express `rate` exactly, else 8; a whole word of the hash."""
+    """Random bits of an entry: 1, 2 or 4 if they express `rate` exactly, otherwise 8; with the hash, a whole word."""
     if jax.random.key_impl(key) == jax.random.key_impl(jax.random.key(0, impl=_HASH)):
         return _WORD
     return next((bits for bits in (1, 2, 4) if (rate * 2**bits).is_integer()), 8)

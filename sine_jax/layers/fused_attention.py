@@ -1,7 +1,7 @@
-"""Attention by a GPU's own kernel (cuDNN), for the shapes and the type that it takes.
+"""Attention by a fused GPU kernel (cuDNN), for the shapes and the type that it takes.
 
-It never stores the scores of the heads, which are most of what attention reads and writes. It takes no dropout, so it
-serves evaluation, and training without dropout on the probabilities.
+It never stores the scores of the heads, which are most of what attention reads and writes. It has no dropout, so it is
+for evaluation, and for training without dropout on the probabilities.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from sine_jax.types import Array
 
-_ERROR = 0.05  # the most that bfloat16 may err, relative to the size of the result
-_WIDEST = 256  # the greatest d on a Hopper GPU; older ones take 128, which `fault` finds out
+_ERROR = 0.05  # the largest error allowed for bfloat16, relative to the size of the result
+_WIDEST = 256  # the largest d on a Hopper GPU; older GPUs take 128, and `fault` finds that out
 
 
 def attend(queries: Array, keys: Array, values: Array, *, where: Array) -> Array:
@@ -39,26 +39,28 @@ def _kernel(q: Array, k: Array, v: Array, where: Array) -> Array:
 
 
 def _seen(found: Array, where: Array) -> Array:
-    """What was found, but 0 for queries that see nothing: the kernel gives them the mean of all values."""
+    """The result, with 0 for queries that see nothing: the kernel gives them the mean of all values."""
     return jnp.where(jnp.any(where, axis=-1)[..., None, None], found, jnp.zeros((), found.dtype))
 
 
 def takes(length: int, width: int, dtype: jnp.dtype | str) -> bool:
-    """Whether the kernel is made for windows of T, heads of width d and a type, in training as well."""
+    """Whether the kernel takes windows of T, heads of width d and a type, also in training."""
     return jnp.dtype(dtype) == jnp.bfloat16 and length % 2 == 0 and width % 8 == 0 and width <= _WIDEST
 
 
 @functools.cache
 def fault(length: int, heads: int, width: int) -> str | None:
-    """Runs the kernel here once for each T, H and d that it `takes`, and says what is wrong with it.
+    """Runs the kernel on this device, once for each T, H and d, and compares it with attention in float32.
 
     Returns:
-      Why it does not run, or that it disagrees with float32 attention; None where it is fine.
+      Why it does not run, or that it disagrees; None if it works.
     """
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0), 3)
         inputs = [jax.random.normal(key, (2, length, heads, width)).astype(jnp.bfloat16) for key in keys]
-        hidden = jnp.arange(2)[:, None] * (length // 2) > jnp.arange(length)[None]  # as padding: other for each row
+        hidden = (
+            jnp.arange(2)[:, None] * (length // 2) > jnp.arange(length)[None]
+        )  # like padding, which differs between rows
         where = jnp.tril(jnp.ones((1, length, length), bool)) & ~hidden[:, None, :]
         try:
             found = jax.block_until_ready(_with_gradients(attend)(*inputs, where))
@@ -70,7 +72,7 @@ def fault(length: int, heads: int, width: int) -> str | None:
 
 
 def _with_gradients(attention: Callable[..., Array]) -> Callable[..., list[Array]]:
-    """What an attention reads, and the gradients of a sum over it."""
+    """The result of an attention, and the gradients of a sum over it."""
 
     @jax.jit
     def run(q: Array, k: Array, v: Array, where: Array) -> list[Array]:
@@ -85,13 +87,13 @@ def _with_gradients(attention: Callable[..., Array]) -> Callable[..., list[Array
 
 
 def _reference(q: Array, k: Array, v: Array, *, where: Array) -> Array:
-    """Attention as it is written in books, in float32."""
+    """Attention by its definition, in float32."""
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, precision="highest") / math.sqrt(q.shape[-1])
     weights = jax.nn.softmax(jnp.where(where[:, None], logits, jnp.finfo(logits.dtype).min), axis=-1)
     return _seen(jnp.einsum("bhqk,bkhd->bqhd", weights, v, precision="highest"), where)
 
 
 def _close(found: Array, expected: Array) -> Array:
-    """Whether each column [B, T, H, d] errs by little of its own size; later columns are means of more, so smaller."""
+    """Whether the error of each column [B, T, H, d] is small beside its size; later columns are smaller."""
     error, size = (jnp.linalg.norm(x, axis=(2, 3)) for x in (found - expected, expected))
     return jnp.all(error <= _ERROR * size + _ERROR * jnp.mean(size, axis=1, keepdims=True) / 4)

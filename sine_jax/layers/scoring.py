@@ -1,4 +1,4 @@
-"""What a network says of a history, and how that scores items."""
+"""The state that a network makes of a history, and how it scores items."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from sine_jax.types import Array
+from sine_jax.types import AnyArray, Array
 
 Carry = TypeVar("Carry")
 
 
 class UserState(NamedTuple):
-    """What is kept of a history to score any item: Q vectors; Q = 1 where the candidate does not choose among them.
+    """What is kept of a history to score any item: Q vectors. Q is 1 if the candidate does not choose among them.
 
-    Leading axes are [B] at the end of each history, or [B, T] after each exposure; T may be 1 where a part is the same
-    after every exposure.
+    Leading axes are [B] at the end of each history, or [B, T] after each exposure. T may be 1 for a part that is the
+    same after every exposure.
     """
 
     vectors: Array  # [..., Q, D]
-    keys: Array | None = None  # [..., Q, D], what the candidate chooses among the vectors by; None where Q = 1
-    logits: Array | None = None  # [..., Q], the state's part of that choice; None where Q = 1
+    keys: Array | None = None  # [..., Q, D], the candidate's part in the choice among the vectors; None if Q = 1
+    logits: Array | None = None  # [..., Q], the state's part in that choice; None if Q = 1
 
 
 class Outputs(NamedTuple):
-    """What a network says after each exposure."""
+    """What a network gives after each exposure."""
 
-    state: Any  # a UserState, or what else the network's own `score` reads; leading axes [B, T]
+    state: Any  # a UserState, or what the network's own `score` reads; leading axes [B, T]
     interests: Array | None = None  # [B, T, K, D] the sub-interest states H
-    log_active: Array | None = None  # [B, T, K] log-probabilities of the active sub-interest, where they are learned
+    log_active: Array | None = None  # [B, T, K] log-probabilities of the active sub-interest, if they are learned
     extra: Any = None  # what the network's own `auxiliary` terms read
 
 
@@ -66,12 +66,12 @@ class Chunk(NamedTuple):
     items: Array  # [C] int32, the items to score, padded with the last item of the catalogue
     exists: Array  # [C] bool, False at that padding
 
-    def places(self, items: Array) -> Array:
-        """Where items [...] stand in the chunk; below 0, or at least C, for items of other chunks."""
+    def places(self, items: AnyArray) -> AnyArray:
+        """The places of items [...] in the chunk; below 0, or C and more, for items of other chunks."""
         return items - self.first
 
-    def without(self, items: Array) -> Array:
-        """Which items of the chunk are none of a row's own: [B, C] bool for items [B, X]."""
+    def without(self, items: AnyArray) -> Array:
+        """[B, C] bool, which items of the chunk are not among a row's own items [B, X]."""
         places, size = self.places(items), len(self.items)
         outside = jnp.where(places < 0, size, places)  # a negative index would count from the end
         rows = jnp.arange(len(items))[:, None]

@@ -14,12 +14,12 @@ from sine_jax.types import Array, Histories
 
 
 class Caser(Network):
-    """Horizontal filters over 1 to L of the last L exposures and vertical ones over all L, at every position.
+    """At every position: horizontal filters over 1 to `last` exposures, and vertical filters over the last `last`.
 
     The table of users is left out, so that users may be new.
 
     Attributes:
-      last: L, exposures that are looked at.
+      last: how many exposures are read.
       filters: horizontal filters of each height.
       vertical: vertical filters.
 
@@ -39,7 +39,7 @@ class Caser(Network):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x = self.read(histories, deterministic=deterministic).states
         rank = places(histories).rank
-        images = jnp.stack([_shifted(x, rank, by) for by in reversed(range(self.last))], axis=2)  # [B, T, L, D]
+        images = jnp.stack([_shifted(x, rank, by) for by in reversed(range(self.last))], axis=2)  # [B, T, last, D]
         features = []
         for height in range(1, self.last + 1):
             filters = nn.Dense(self.filters, dtype=dtype, name=f"horizontal_{height}")

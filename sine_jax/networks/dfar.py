@@ -16,7 +16,7 @@ from sine_jax.layers.dropout import Dropout
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.types import Array, Histories
+from sine_jax.types import AnyArray, Array, Histories
 
 
 class DFAR(Network):
@@ -80,7 +80,7 @@ class FactorizationHeads(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: Array, watched: Array, where: Array, *, deterministic: bool) -> Array:
+    def __call__(self, x: Array, watched: AnyArray, where: Array, *, deterministic: bool) -> Array:
         """Maps [B, T, D], with feedback [B, T] and what may be seen [B, T, T], to [B, T, D]."""
         dim = x.shape[-1]
 

@@ -12,7 +12,7 @@ from sine_jax.layers.attention import layer_norm, pool
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, UserState
 from sine_jax.network import Network
-from sine_jax.types import Array, Histories
+from sine_jax.types import AnyArray, Array, Histories
 
 
 class Feedback(NamedTuple):
@@ -41,7 +41,7 @@ class DFN(Network):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x, valid, visible = self.read(histories, deterministic=deterministic)
 
-        def internal(kept: Array, name: str) -> tuple[Array, Array]:
+        def internal(kept: AnyArray, name: str) -> tuple[Array, Array]:
             """Encodes one kind of feedback: states [B, T, D], and [B, T, T] which of them a position sees."""
             where, states = visible & kept[:, None, :], x * kept[..., None]
             for i in range(config.num_blocks):

@@ -11,7 +11,7 @@ from sine_jax.layers.attention import layer_norm, pool
 from sine_jax.layers.dense import xavier_normal
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.network import Network
-from sine_jax.types import Array, Histories
+from sine_jax.types import AnyArray, Array, Histories
 
 
 class FeedRec(Network):
@@ -33,7 +33,7 @@ class FeedRec(Network):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x, valid, visible = self.read(histories, deterministic=deterministic)
 
-        def encoded(states: Array, kept: Array, name: str) -> Array:
+        def encoded(states: Array, kept: AnyArray, name: str) -> Array:
             block = self.block(name)
             return block(states, valid=kept, where=visible & kept[:, None, :], deterministic=deterministic)
 

@@ -14,11 +14,11 @@ from sine_jax.layers.attention import layer_norm
 from sine_jax.layers.scoring import Outputs, of_vector
 from sine_jax.losses import Mean
 from sine_jax.network import Network, Pairs
-from sine_jax.types import Array, Histories
+from sine_jax.types import AnyArray, Array, Histories
 
 
 class PNFRec(Network):
-    """The positive encoder scores; the negative one learns what is skipped next, and the two are held apart.
+    """The positive encoder scores. The negative encoder learns what is skipped next, and both are kept different.
 
     The losses of the negative encoder are pairwise, as all others here; in the paper they are cross-entropies.
 
@@ -36,7 +36,7 @@ class PNFRec(Network):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         x, valid, visible = self.read(histories, deterministic=deterministic)
 
-        def encoded(kept: Array, name: str) -> Array:
+        def encoded(kept: AnyArray, name: str) -> Array:
             states = x
             for i in range(config.num_blocks):
                 block = self.block(f"{name}_{i}")

@@ -17,7 +17,7 @@ from sine_jax.types import Array
 
 
 class SASRecC(sasrec.SASRec):
-    """SASRec whose states are drawn to the next watched item and pushed off the skipped ones, by their directions.
+    """SASRec with a contrastive term: by direction, a state is near the next watched item and far from the skipped.
 
     Attributes:
       temperature: of the contrast.

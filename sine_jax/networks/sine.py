@@ -39,11 +39,11 @@ class SINE(Network):
 
         Args:
           histories: [B, T].
-          active: [B, T] the active sub-interest of each position's target, for the released filter; else None.
+          active: [B, T] the active sub-interest of each position's target for the released filter, or None.
           deterministic: True for no dropout.
 
         Returns:
-          What can be said after each exposure.
+          The outputs after each exposure.
         """
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         table = self.table()
@@ -52,8 +52,8 @@ class SINE(Network):
 
         emphasis = None
         if active is not None:
-            # A key has the sub-interest that it had as a target. The first key was no target: it takes that of the
-            # padding before it or, where there is none, of its own item.
+            # A key has the sub-interest that it had as a target. The first key was not a target: it takes that of the
+            # padding before it or, without padding, that of its own item.
             place = places(histories)
             alone = table[jnp.where(place.length < config.max_len, PAD, histories.items)] @ interests.T
             of_keys = jnp.where(place.first, jnp.argmax(alone, axis=-1), jnp.roll(active, 1, axis=1))
@@ -76,7 +76,7 @@ class SINE(Network):
 
 
 def _summed(vectors: Array, log_active: Array | None) -> UserState:
-    """All sub-interests at once, weighed by how likely each is active where that is known."""
+    """The sum of the sub-interests, weighted by the probability that each is active if that is predicted."""
     if log_active is None:
         return of_vector(jnp.sum(vectors, axis=-2))
     weights = jnp.exp(log_active).astype(vectors.dtype)

@@ -22,7 +22,7 @@ class SparseInterest(Network):
     The paper's penalty on the covariance of the concepts is left out: the objective here is the same for all networks.
 
     Attributes:
-      concepts: L, concepts of the pool.
+      concepts: how many concepts the pool has.
       temperature: of the choice among the active interests.
 
     References:
@@ -48,13 +48,13 @@ class SparseInterest(Network):
             seen = visible.reshape(*visible.shape, *(1,) * (logits.ndim - 3))
             return jax.nn.softmax(jnp.where(seen, logits, jnp.finfo(jnp.float32).min / 2), axis=2).astype(x.dtype)
 
-        # Which concepts are active: the K that a pooled reading of the history is nearest to.
+        # The active concepts: the K nearest to a pooled reading of the history.
         reading = pooled(dense(1, "pool_out")(jnp.tanh(dense(config.dim, "pool_in")(x)))[:, None, :, 0])
-        relation = jnp.einsum("btd,ld->btl", jnp.einsum("btj,bjd->btd", reading, x), pool)
+        relation = jnp.einsum("btd,zd->btz", jnp.einsum("btj,bjd->btd", reading, x), pool)
         strengths, chosen = jax.lax.top_k(relation, config.num_interests)
         interests = pool[chosen] * nn.sigmoid(strengths)[..., None]  # [B, T, K, D]
 
-        # What each exposure has to do with each of them, and how much it counts.
+        # How much each exposure is related to each of them, and how much it counts.
         queries = layer_norm(eps, x.dtype, "intention_norm")(dense(config.dim, "intention")(x))
         normed = layer_norm(eps, x.dtype, "interest_norm")(interests)
         assigned = jax.nn.softmax(jnp.einsum("bjd,btkd->btjk", queries, normed) / math.sqrt(config.dim), axis=-1)
