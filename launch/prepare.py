@@ -26,7 +26,7 @@ For example:
 
   The text format of the authors' code, and a log drawn from a seed:
     python -m launch.prepare --source=released --input=data.txt --out=data/released
-    python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=2
+    python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=0.8 --skip_decay=0.9
 
   A synthetic log as CSV; and how long it takes to prepare 10 and 30 million rows:
     python -m launch.prepare --source=synthetic --users=201000 --items=50000 --export=/tmp/log.csv
@@ -85,6 +85,9 @@ NUM_INTERESTS = flags.DEFINE_integer("interests", 8, "Planted interests (synthet
 AFFINITY = flags.DEFINE_float("affinity", 1.5, "Strength of the interests (synthetic).")
 SKIP_EFFECT = flags.DEFINE_float(
     "skip_effect", 1.0, "Log-odds of watching lost right after a skip of that interest (synthetic)."
+)
+SKIP_DECAY = flags.DEFINE_float(
+    "skip_decay", 0.0, "Share of that effect that each further exposure leaves, from 0 to below 1 (synthetic)."
 )
 EXPORT = flags.DEFINE_string(
     "export", None, "Write the raw log here, as FILE.csv or as a folder of Parquet files (synthetic)."
@@ -177,6 +180,7 @@ def synthetic_settings() -> synthetic.Settings:
         num_interests=NUM_INTERESTS.value,
         affinity=AFFINITY.value,
         skip_effect=SKIP_EFFECT.value,
+        skip_decay=SKIP_DECAY.value,
     )
 
 

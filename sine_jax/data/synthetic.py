@@ -7,13 +7,14 @@ The generative model. There are I interests, N items and U users.
   user u       taste m_u ~ Dirichlet(0.3, ..., 0.3) over the interests; exposures 5 + Poisson(num_exposures - 5)
   exposure t   with probability 0.6 its interest is drawn from m_u and its item within that interest by w,
                otherwise its item is drawn from the whole catalogue by w
-  feedback     watched with probability sigmoid( -1 + affinity * (I m_u[g_v] - 1) / I^0.5 + a_v - skip_effect * z_t ),
-               z_t = 1 if the exposure before was skipped and has the same interest g as this one, otherwise 0
+  feedback     watched with probability sigmoid( -1 + affinity * (I m_u[g_v] - 1) / I^0.5 + a_v - skip_effect * f_t ),
+               f_t = the sum of skip_decay^(t - 1 - s) over the earlier skips s of the same interest g as this exposure
   play         duration * Uniform(0.7, 1.1) if watched, duration * Uniform(0, 0.3) if skipped
   time         a uniform start within April 2022, gaps of the duration's size
 
 The log-odds of watching therefore fall by exactly `skip_effect` right after a skip of the same interest. With
-`skip_effect=0` a skip tells nothing beyond the user's taste.
+`skip_decay=0` the effect ends with the next exposure. With `skip_decay=0.9` it lasts: each further exposure leaves 0.9
+of it, and skips add up. With `skip_effect=0` a skip tells nothing beyond the user's taste.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Settings(NamedTuple):
     num_interests: int = 8  # I
     affinity: float = 1.5
     skip_effect: float = 1.0
+    skip_decay: float = 0.0  # from 0 to below 1
 
 
 class Catalogue(NamedTuple):
@@ -62,6 +64,8 @@ def check(settings: Settings) -> None:
         if value < least:
             because = f" with --interests={least}" if option == "items" else ""
             raise ValueError(f"--{option}={value}: too few{because} for a synthetic log; pass at least {least}")
+    if not 0 <= settings.skip_decay < 1:
+        raise ValueError(f"--skip_decay={settings.skip_decay}: skips would never stop adding up; pass 0 to below 1")
 
 
 def frames(settings: Settings) -> Iterator[pl.DataFrame]:
@@ -95,7 +99,7 @@ def _exposures(random: np.random.Generator, items: Catalogue, settings: Settings
     tastes = random.dirichlet(np.full(settings.num_interests, 0.3), num_users)
     lengths = 5 + random.poisson(settings.num_exposures - 5, num_users)
     clocks = START_MS + random.integers(0, MONTH_MS, num_users)
-    last_skipped = np.full(num_users, -1)  # interest of the exposure before if it was skipped
+    skips = np.zeros((num_users, settings.num_interests))  # f of an exposure of each interest
     steps = []
     for step in range(int(lengths.max())):
         users = np.flatnonzero(lengths > step)
@@ -103,9 +107,10 @@ def _exposures(random: np.random.Generator, items: Catalogue, settings: Settings
         interests = items.interests[shown]
         excess = settings.num_interests * tastes[users, interests] - 1
         logits = -1 + settings.affinity * excess / settings.num_interests**0.5 + items.appeals[shown]
-        logits -= settings.skip_effect * (last_skipped[users] == interests)
+        logits -= settings.skip_effect * skips[users, interests]
         watched = random.random(len(users)) < 1 / (1 + np.exp(-logits))
-        last_skipped[users] = np.where(watched, -1, interests)
+        skips[users] *= settings.skip_decay
+        skips[users, interests] += ~watched
         share = np.where(watched, random.uniform(0.7, 1.1, len(users)), random.uniform(0, 0.3, len(users)))
         plays = (share * items.durations[shown]).astype(np.int64)
         steps.append((users, shown + 1, clocks[users], plays, items.durations[shown], watched.astype(np.int8)))

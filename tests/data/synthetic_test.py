@@ -40,6 +40,27 @@ def test_a_skip_lowers_the_log_odds_of_its_interest_by_what_was_planted(skip_eff
     assert after_watch == pytest.approx(-1 + frame["appeal"][0], abs=0.08)
 
 
+def test_skips_add_up_and_fade_by_what_was_planted():
+    settings = Settings(num_users=6_000, num_items=1, num_interests=1, num_exposures=8, skip_effect=0.5, skip_decay=0.8)
+    frame = drawn(settings)
+    users, watched = frame["user_id"].to_numpy(), frame["long_view"].to_numpy()
+    effect = np.zeros(len(frame))
+    for t in range(1, len(frame)):
+        if users[t] == users[t - 1]:
+            effect[t] = 0.8 * effect[t - 1] + (1 - watched[t - 1])
+    for low, high in ((0.0, 0.5), (1.0, 1.5), (2.0, 2.5), (3.0, 3.5)):
+        where = (effect >= low) & (effect < high)
+        rate, mean = watched[where].mean(), effect[where].mean()
+        expected = -1 + frame["appeal"][0] - 0.5 * mean
+        assert np.log(rate / (1 - rate)) == pytest.approx(expected, abs=0.1), (low, where.sum())
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_skips_that_never_fade_are_refused(decay):
+    with pytest.raises(ValueError, match=f"^--skip_decay={decay}: .*; pass 0 to below 1"):
+        synthetic.check(Settings(skip_decay=decay))
+
+
 def test_users_are_shown_and_watch_their_own_interests():
     frame = drawn(Settings(num_users=500, num_interests=4))
     shares = frame.group_by("user_id", "interest").agg(pl.len(), pl.col("long_view").mean())

@@ -207,9 +207,9 @@ def test_choices_and_defaults_that_a_launch_repeats_are_those_of_the_library():
         )
         assert names == list(protocols.PROTOCOLS)
     drawn = [prepare.SEED, prepare.NUM_USERS, prepare.NUM_ITEMS, prepare.NUM_EXPOSURES, prepare.NUM_INTERESTS]
-    assert synthetic.Settings(*(flag.default for flag in (*drawn, prepare.AFFINITY, prepare.SKIP_EFFECT))) == (
-        synthetic.Settings()
-    )
+    assert synthetic.Settings(
+        *(flag.default for flag in (*drawn, prepare.AFFINITY, prepare.SKIP_EFFECT, prepare.SKIP_DECAY))
+    ) == (synthetic.Settings())
 
 
 def test_the_first_line_is_there_before_anything_heavy_is_imported():
