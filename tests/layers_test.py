@@ -15,7 +15,10 @@ LAUNCH = PACKAGE.parent / "launch"
 # From the words at the bottom to the tables and benchmarks at the top.
 ROWS = [
     ["types", "config", "parallel", "progress", "plots"],
-    ["presets", "official", "layers", "data", "batches", "analysis", "losses", "sparse", "checkpoints", "workdir"],
+    [
+        *("presets", "official", "layers", "data", "batches", "analysis"),
+        *("losses", "sparse", "factors", "checkpoints", "workdir"),
+    ],
     ["network", "optimizer"],
     ["networks", "model"],
     ["objectives", "evaluation"],
@@ -34,7 +37,7 @@ OWNERS = {  # rooms, or modules of a room
     "polars": ["data", "evaluation.report"],
     "recbole": ["benchmark.recbole_worker"],
     "rich": ["evaluation.report", "progress"],
-    "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.simple_scorers"],
+    "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.simple_scorers", "factors"],
     "tensorboardX": ["workdir"],
     "tensorflow": [],
     "tensorflow_datasets": ["data.records"],
