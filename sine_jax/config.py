@@ -134,6 +134,11 @@ class ModelConfig:
         "Add the log-odds of the watched share of the history to the score, times a learned weight that starts at 1 "
         "(with model.read_skips).",
     )
+    kernel_dim: int = _option(
+        0,
+        "Width of the item factors of the signed kernel, a term of the score: watched videos raise items like them, "
+        "skipped videos lower them (with model.read_skips), and both fade. 0 leaves it out.",
+    )
     bias_init: str = _option(
         "zeros",
         "First value of the feed-forward biases (uniform in the released model).",
@@ -240,6 +245,9 @@ class ObjectiveConfig:
         ("before", "ahead"),
     )
     num_skips: int = _option(3, "S, the number of skips paired with a positive, nearest first.", at_least=1)
+    after_skips: bool = _option(
+        False, "Supervise the states after skips too, not only those after watched items (with model.read_skips)."
+    )
     resample_negatives: bool = _option(True, "Draw new negatives each epoch (the released code draws once).")
     exclude_seen: bool = _option(
         True,
@@ -408,6 +416,11 @@ class Config:
                 objective.passive_form == "best_interest" and model.fusion != "sum",
                 f"objective.passive_form=best_interest does not fit model.fusion={model.fusion}; "
                 "set model.fusion to sum, or use score",
+            ),
+            (
+                objective.after_skips and not model.read_skips,
+                "objective.after_skips=True needs skipped exposures as input, but model.read_skips=False; "
+                "set it to true",
             ),
             (
                 sparse and objective.reads_catalogue,

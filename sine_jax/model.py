@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from sine_jax import network, parallel
 from sine_jax.config import ModelConfig
+from sine_jax.layers import signed_kernel
 from sine_jax.layers.forms import FORMS, Forms, forms_for
 from sine_jax.layers.interests import relation_to_interests
 from sine_jax.layers.scoring import Outputs
@@ -28,6 +29,7 @@ class Read(NamedTuple):
 
     state: Any  # what the network's `score` reads
     offset: Array | None = None  # [...] added to every score: how much the user watches in general
+    memory: Array | None = None  # [..., D of the factors] what the signed kernel keeps
     interests: Array | None = None  # [B, T, K, D] the sub-interest states
     log_active: Array | None = None  # [B, T, K] log-probabilities of the active sub-interest, if they are learned
     extra: Any = None  # what the network's own `auxiliary` reads
@@ -45,9 +47,11 @@ class Model(NamedTuple):
       encode: (params, histories [B, T]) -> Read after the last exposure of each.
       score: (params, read [...], candidates [..., C]) -> [..., C] raw scores of each state's own candidates, float32.
       score_items: (params, read [...], items [C]) -> [..., C] raw scores of the same items for all, float32.
-      user_vectors: read [B] -> [B, D], whose inner product with `params["item_embedding"]` is the score. An item bias
-        and a user's offset are not in it: add `params["item_bias"]` to the products; the offset changes no rank. Raises
+      user_vectors: read [B] -> [B, D], whose inner product with `item_vectors(params)` is the score. An item bias and a
+        user's offset are not in it: add `params["item_bias"]` to the products; the offset changes no rank. Raises
         ValueError for a network whose vectors depend on the candidate.
+      item_vectors: params -> [N + 1, D], the vectors of the catalogue: the item embeddings, and beside them the factors
+        of the signed kernel if there is one.
       auxiliary: (params, read [B, T], batch [B, T]) -> the network's own terms by `<network>/<term>`, undivided means.
       config: the choices.
       num_items: N.
@@ -60,6 +64,7 @@ class Model(NamedTuple):
     score: Callable[[Params, Read, AnyArray], Array]
     score_items: Callable[[Params, Read, Array], Array]
     user_vectors: Callable[[Read], Array]
+    item_vectors: Callable[[Params], Array]
     auxiliary: Callable[[Params, Read, TrainBatch], dict[str, Mean]]
     config: ModelConfig
     num_items: int
@@ -101,6 +106,9 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         params: dict[str, Any] = dict(whole.init(key, histories, method="everything")["params"])
         if config.item_bias:
             params["item_bias"] = jnp.zeros(num_items + 1)
+        if config.kernel_dim:
+            params["signed_kernel"] = signed_kernel.init()
+            params["item_factors"] = jnp.zeros((num_items + 1, config.kernel_dim))
         if config.user_bias:
             params["user_bias"] = jnp.array([1.0, 0.0])
         return params
@@ -112,7 +120,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
 
     def encode(params: Params, histories: Histories) -> Read:
         found = read(params, histories, None, None)
-        return jax.tree.map(lambda x: x[:, -1], Read(found.state, found.offset))
+        return jax.tree.map(lambda x: x[:, -1], Read(found.state, found.offset, found.memory))
 
     def read(params: Params, histories: Histories, active: Array | None, key: Array | None) -> Read:
         if config.read_times and histories.times is None:
@@ -127,6 +135,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         return Read(
             outputs.state,
             offset=offset,
+            memory=_remembered(params, histories) if "signed_kernel" in params else None,
             interests=outputs.interests,
             log_active=outputs.log_active,
             extra=outputs.extra,
@@ -136,6 +145,9 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         """Scores by the network and the user's offset, without the items' biases."""
         embeddings = embed(params, items, dtype=config.dtype)
         scores: Any = of(params).apply({"params": params}, read.state, embeddings, method="score")
+        if read.memory is not None:
+            product = "...d,cd->...c" if items.ndim == 1 else "...d,...cd->...c"
+            scores = scores + jnp.einsum(product, read.memory, _factors(params)[items])
         return scores if read.offset is None else scores + read.offset[..., None]
 
     def score(params: Params, read: Read, candidates: AnyArray) -> Array:
@@ -154,7 +166,12 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
                 f"model.name={config.name}, model.fusion={config.fusion}: there is no user vector, since the candidate "
                 "takes part in the score; for retrieval use model.name=sine with model.fusion=collapsed, or sasrec"
             )
-        return read.state.vectors[:, 0]
+        vectors = read.state.vectors[:, 0]
+        return vectors if read.memory is None else jnp.concatenate([vectors, read.memory], axis=-1)
+
+    def item_vectors(params: Params) -> Array:
+        tables = [params["item_embedding"]] + ([_factors(params)] if "signed_kernel" in params else [])
+        return jnp.concatenate(tables, axis=-1)
 
     def auxiliary(params: Params, read: Read, batch: TrainBatch) -> dict[str, Mean]:
         pairs = Pairs(
@@ -174,6 +191,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         score=score,
         score_items=score_items,
         user_vectors=user_vectors,
+        item_vectors=item_vectors,
         auxiliary=auxiliary,
         config=config,
         num_items=num_items,
@@ -185,6 +203,22 @@ def active_relation(params: Params, batch: TrainBatch) -> Array:
     """[B, T, K] how much more each sub-interest is related to the watched item than to its nearest skip."""
     table, skips = params["item_embedding"], batch.skips[..., 0]
     return relation_to_interests(params["interests"], table[batch.positives], table[skips], skipped=skips != PAD)
+
+
+def _factors(params: Params) -> Array:
+    """The item factors of the signed kernel [N + 1, D], which are not trained."""
+    return jax.lax.stop_gradient(params["item_factors"])
+
+
+def _remembered(params: Params, histories: Histories) -> Array:
+    """What the signed kernel keeps after every exposure [B, T, D]."""
+    return signed_kernel.read(
+        params["signed_kernel"],
+        _factors(params)[histories.items],
+        watched=histories.watched,
+        valid=histories.items != PAD,
+        first=network.places(histories).first,
+    )
 
 
 def embed(params: Params, items: AnyArray, *, dtype: str) -> Array:

@@ -56,6 +56,9 @@ def learning_rate(config: OptimizerConfig, *, num_updates: int) -> optax.Schedul
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
+_NO_MAPS = ("interests", "signed_kernel")  # sub-interests; weights and decays of the signed kernel
+
+
 def decayed(params: Params) -> Params:
     """Which parameters weight decay applies to: the matrices that map states to states.
 
@@ -65,6 +68,6 @@ def decayed(params: Params) -> Params:
 
     def is_map(path: tuple[jax.tree_util.DictKey, ...], value: Array) -> bool:
         name = str(path[-1].key)
-        return value.ndim >= 2 and not name.endswith("embedding") and name != "interests"
+        return value.ndim >= 2 and not name.endswith(("embedding", "factors")) and str(path[0].key) not in _NO_MAPS
 
     return jax.tree_util.tree_map_with_path(is_map, params)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sine_jax import checkpoints, objectives, optimizer, parallel, progress, training, workdir
+from sine_jax import checkpoints, factors, objectives, optimizer, parallel, progress, training, workdir
 from sine_jax import config as configs
 from sine_jax.batches import pipeline
 from sine_jax.checkpoints import About, Position
@@ -125,6 +126,10 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
             learned = simple_scorers.training(dataset.log, split)
             counted = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
             params = {**params, "item_bias": counted}
+        if config.model.kernel_dim:
+            learned, dim = simple_scorers.training(dataset.log, split), config.model.kernel_dim
+            shown_alike = factors.co_exposure(dataset.log, learned, num_items=num_items, dim=dim)
+            params = {**params, "item_factors": jnp.asarray(shown_alike)}
         return training.init_state(params, tx)
 
     return Setup(

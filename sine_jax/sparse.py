@@ -20,7 +20,7 @@ import optax
 
 from sine_jax.types import PAD, AnyArray, Array, Params, TrainBatch
 
-TABLES = ("item_embedding", "item_bias")  # parameters with an entry for each item, [N + 1, ...]
+TABLES = ("item_embedding", "item_bias", "item_factors")  # parameters with an entry for each item, [N + 1, ...]
 
 
 class Touched(NamedTuple):

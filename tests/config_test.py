@@ -21,6 +21,7 @@ WRONG = {
 ZERO_WORKS = {
     "model.dropout",
     "model.filter_strength",
+    "model.kernel_dim",
     "objective.gbce_t",
     "optimizer.b1",
     "optimizer.b2",
@@ -58,6 +59,7 @@ TOGETHER = [  # options that are fine one by one, and what the message has of th
     ),
     ({"model.item_bias_init": "counted"}, ["model.item_bias_init=counted", "model.item_bias=False"]),
     ({"model.user_bias": True}, ["model.user_bias=True", "model.read_skips=False"]),
+    ({"objective.after_skips": True}, ["objective.after_skips=True", "model.read_skips=False"]),
     (
         {"objective.sampled_form": "softmax", "objective.negatives": "skips"},
         ["objective.sampled_form=softmax", "objective.negatives=skips"],

@@ -61,6 +61,7 @@ OPTIONS = [
     {"model__fusion": "sum"},
     {"model__read_skips": True},
     {"model__num_interests": 3, "model__active": "none"},
+    {"model__kernel_dim": 4, "model__read_skips": True},
 ]
 
 
@@ -196,15 +197,39 @@ def test_the_active_interest_takes_part_at_inference():
     assert np.max(np.abs(difference)) > 1e-4
 
 
+@pytest.mark.parametrize("kernel", [0, 4])
 @pytest.mark.parametrize("fusion", ["sum", "collapsed"])
-def test_user_vectors_retrieve_what_is_scored(fusion):
-    config = small(model__fusion=fusion)
+def test_user_vectors_retrieve_what_is_scored(fusion, kernel):
+    config = small(model__fusion=fusion, model__kernel_dim=kernel)
     params = loud(model.init(jax.random.key(0), config, N))
     histories = batch_of([5, 3]).histories
     vectors = model.user_vectors(params, histories, config)
     candidates = jnp.broadcast_to(jnp.arange(1, N + 1), (2, N))
-    expected = vectors @ params["item_embedding"][1:].T
+    expected = vectors @ model.of(params, config).item_vectors(params)[1:].T
     np.testing.assert_allclose(model.score(params, histories, candidates, config), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_signed_kernel_adds_a_signed_sum_of_similarities():
+    """With weights of one for a watch and minus two for a skip that both never fade."""
+    config = small(model__kernel_dim=4, model__read_skips=True)
+    params = model.init(jax.random.key(0), config, N)
+    histories, candidates = batch_of([T, 5]).histories, jnp.broadcast_to(jnp.arange(1, N + 1), (2, N))
+    without = model.score(params, histories, candidates, config)
+    factors = np.random.default_rng(0).normal(size=(N + 1, 4)).astype(np.float32)
+    weights = jnp.array([[-0.2, 0.0, 0.0], [0.1, 0.0, 0.0]])
+    kernel = {"weights": weights, "decays": jnp.full((2, 3), 30.0)}
+    found = model.score({**params, "item_factors": factors, "signed_kernel": kernel}, histories, candidates, config)
+    signs = np.where(histories.items == PAD, 0.0, np.where(histories.watched, 1.0, -2.0))
+    expected = np.einsum("bt,btd,vd->bv", signs, factors[histories.items], factors[1:])
+    np.testing.assert_allclose(found - without, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_factors_of_the_signed_kernel_are_not_trained():
+    config = small(model__kernel_dim=4, model__read_skips=True)
+    params, batch = loud(model.init(jax.random.key(0), config, N)), batch_of([T, 5], config=config)
+    gradients = jax.jit(jax.grad(lambda p: total(p, batch, None, config)))(params)
+    assert not np.any(gradients["item_factors"])
+    assert all(np.all(leaf != 0) for leaf in jax.tree.leaves(gradients["signed_kernel"]))
 
 
 def test_a_candidate_aware_fusion_has_no_user_vector_and_says_so():

@@ -42,12 +42,14 @@ def test_adamw_shrinks_maps_by_rate_times_decay():
 
 def test_decay_spares_embeddings_norms_and_biases():
     config = configs.replace(presets.default(), {"model.max_len": 4, "model.dim": 4, "model.read_skips": True})
+    config = configs.replace(config, {"model.kernel_dim": 2})
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), config, 5))
     leaves = jax.tree_util.tree_leaves_with_path(optimizer.decayed(params))
     decayed = {jax.tree_util.keystr(path) for path, yes in leaves if yes}
     spared = {jax.tree_util.keystr(path) for path, yes in leaves if not yes}
     assert decayed and all("kernel" in name or "weights" in name for name in decayed)
     assert {"['item_embedding']", "['position_embedding']", "['polarity_embedding']", "['interests']"} <= spared
+    assert {"['item_factors']", "['signed_kernel']['weights']", "['signed_kernel']['decays']"} <= spared
     assert not any("bias" in name or "norm" in name for name in decayed)
 
 

@@ -12,9 +12,9 @@ import pytest
 from logs import made
 
 from sine_jax import config as configs
-from sine_jax import parallel, presets, run, training, workdir
+from sine_jax import factors, parallel, presets, run, training, workdir
 from sine_jax.checkpoints import About, Position
-from sine_jax.data import datasets
+from sine_jax.data import datasets, splits
 from sine_jax.layers import fused_attention
 
 SMALL = {
@@ -130,6 +130,21 @@ def test_a_split_or_protocol_that_there_is_not_is_refused(data, asked):
     (option, value), *_ = asked.items()
     with pytest.raises(ValueError, match=f"{option}={value}: no such choice; choose one of "):
         run.rank(datasets.load(data), config=configured(), **asked)
+
+
+def test_the_signed_kernel_starts_from_co_exposure_and_learns_its_signs(tmp_path):
+    planted = {"num_users": 600, "num_items": 60, "num_interests": 4, "skip_effect": 1.5, "skip_decay": 0.9}
+    data = made(tmp_path / "data", **planted)
+    options = {"model__name": "sasrec", "model__max_len": 20, "model__read_skips": True, "model__kernel_dim": 8}
+    config = configured(**options, objective__sampled=0.0, optimizer__learning_rate=0.003, train__epochs=6)
+    run.train(data, str(tmp_path / "run"), config=config)
+    params = run.restore(str(tmp_path / "run"), checkpoint="latest").params
+    log = datasets.load(data).log
+    learned = log.before(splits.split(log, config=config.data).valid.train_end)
+    expected = factors.co_exposure(log, learned, num_items=60, dim=8)
+    np.testing.assert_array_equal(params["item_factors"], expected)
+    skipped, watched = np.asarray(params["signed_kernel"]["weights"])
+    assert skipped.max() < 0 < watched.min()
 
 
 def test_a_metric_that_no_validation_user_has_is_refused(data, tmp_path, monkeypatch):

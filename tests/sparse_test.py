@@ -88,6 +88,7 @@ OPTIONS = {
     "default": {},
     "biases": {"model__item_bias": True, "model__read_skips": True, "model__user_bias": True},
     "gbce": {"objective__sampled_form": "gbce"},
+    "kernel": {"model__kernel_dim": 3, "model__read_skips": True},
     "softmax": {"objective__sampled_form": "softmax", "objective__negatives": "popularity"},
     "in_batch": {"objective__negatives": "in_batch"},
     "filter": {"model__active": "filter", "objective__active": 0.0},
@@ -97,7 +98,8 @@ OPTIONS = {
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_gradient_of_touched_rows_is_the_dense_one(name):
     config = configured(**SMALL, **OPTIONS[name], optimizer__embedding="rows")
-    batches, params = batches_of(config), model.init(jax.random.key(0), config, NUM_ITEMS)
+    batches = batches_of(config)
+    params = model.moved(model.init(jax.random.key(0), config, NUM_ITEMS), jax.random.key(1))
     built = build_model(config.model, num_items=NUM_ITEMS)
     loss = functools.partial(objective, key=None, config=config, model=built)
     value_and_grad = jax.jit(jax.value_and_grad(loss, has_aux=True))

@@ -111,6 +111,7 @@ PACKED = {
     "best": {},
     "official": {"model.dropout": 0.0, "data.window_margin": 0},
     "filter": {"model.active": "filter", "model.filter_strength": 0.5, "objective.active": 0.0},
+    "kernel": {"model.kernel_dim": 3, "model.read_skips": True, "objective.after_skips": True},
     "soft": {"objective.sampled_form": "softmax", "objective.negatives": "popularity"},
 }
 
@@ -126,7 +127,7 @@ def test_the_gradient_of_packed_rows_is_that_of_a_row_for_each_user(name):
         users = [batch[0] for batch in pipeline.schedule(feed.strata, seed=0, epoch=0, multiple=1)]
         batches = pipeline.host_batches(feed, users, 0)
         assert packed == any(batch.segments is not None for batch in batches)
-        params = model.init(jax.random.key(0), config, NUM_ITEMS)
+        params = model.moved(model.init(jax.random.key(0), config, NUM_ITEMS), jax.random.key(1))
         loss = functools.partial(model.objective, key=None, config=config)
         gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
         found.append(gradient(params, batches))

@@ -26,8 +26,8 @@ class Window(NamedTuple):
 class Reading(NamedTuple):
     """The R exposures that may be read, user by user, each with the pairs that supervise the state after it.
 
-    Watched exposures may be read, and skipped ones where skips are read. Targets may be learned from: a skip has no
-    target, nor has the last watched exposure of a user's training part.
+    Watched exposures may be read, and skipped ones where skips are read. Targets may be learned from. The last watched
+    exposure of a user's training part has none, nor has a skip, unless states after skips are supervised.
     """
 
     items: AnyArray  # [R] int32
@@ -48,6 +48,7 @@ def read(
     read_skips: bool,
     read_times: bool = False,
     ahead: bool = False,
+    after_skips: bool = False,
 ) -> Reading:
     """Lays out what a split lets the encoder read.
 
@@ -59,6 +60,7 @@ def read(
       read_times: whether the times of exposures are read.
       ahead: pair a target with the next S skips after the exposure that is read, whether they come before the target
         or after it; otherwise with the skips among the S exposures right before the target.
+      after_skips: skips that are read have targets too, and pairs with the skips after them.
 
     Returns:
       A `Reading` of numpy arrays.
@@ -73,12 +75,13 @@ def read(
     targets = np.full(len(readable), PAD, np.int32)
     skips = np.full((len(readable), num_skips), PAD, np.int32)
 
-    # Pairs of consecutive positives (source, target) of one user within its training part.
-    positives = np.flatnonzero(watched)
-    users = log.users[positives]
-    source, target = positives[:-1], positives[1:]
-    paired = (users[:-1] == users[1:]) & (target < split.train_end[users[1:]])
-    source, target, owners = source[paired], target[paired], users[1:][paired]
+    # Pairs of an exposure and the next positive of its user (source, target) within the user's training part.
+    positives, source = np.flatnonzero(watched), np.flatnonzero(kept if after_skips else watched)
+    target = np.append(positives, len(log.items))[np.searchsorted(positives, source, side="right")]
+    source, target = source[target < len(log.items)], target[target < len(log.items)]
+    owners = log.users[source]
+    paired = (owners == log.users[target]) & (target < split.train_end[owners])
+    source, target, owners = source[paired], target[paired], owners[paired]
     at = readable_before[source]
     targets[at] = log.items[target]
     every_skip = np.flatnonzero(log.feedback == SKIPPED)
@@ -119,6 +122,7 @@ def of_config(log: EventLog, split: Split, *, config: Config) -> Reading:
         read_skips=config.model.read_skips,
         read_times=config.model.read_times,
         ahead=ahead,
+        after_skips=objective.after_skips,
     )
 
 

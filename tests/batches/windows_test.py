@@ -24,14 +24,14 @@ def random_log(seed=0, users=40):
     )
 
 
-def plain_rows(log, user, train_end, num_skips, read_skips):
+def plain_rows(log, user, train_end, num_skips, read_skips, after_skips):
     """What `read` should make of one user, by following its exposures one at a time."""
     rows, begin, end = [], log.offsets[user], log.offsets[user + 1]
     for i in range(begin, end):
         if log.feedback[i] == WATCHED or (read_skips and log.feedback[i] == SKIPPED):
             later = [j for j in range(i + 1, train_end) if log.feedback[j] == WATCHED]
             target, skips = PAD, [PAD] * num_skips
-            if log.feedback[i] == WATCHED and later:
+            if (after_skips or log.feedback[i] == WATCHED) and later:
                 target = log.items[later[0]]
                 for s in range(num_skips):
                     j = later[0] - 1 - s
@@ -40,12 +40,12 @@ def plain_rows(log, user, train_end, num_skips, read_skips):
     return rows
 
 
-@pytest.mark.parametrize("read_skips", [False, True])
+@pytest.mark.parametrize(("read_skips", "after_skips"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize("num_skips", [1, 3])
-def test_rows_are_a_plain_reading_of_the_log(num_skips, read_skips):
+def test_rows_are_a_plain_reading_of_the_log(num_skips, read_skips, after_skips):
     log = random_log()
     split = splits.last_positive(log, after_target=True).valid
-    reading = windows.read(log, split, num_skips=num_skips, read_skips=read_skips)
+    reading = windows.read(log, split, num_skips=num_skips, read_skips=read_skips, after_skips=after_skips)
     for user in range(log.num_users):
         rows = slice(reading.offsets[user], reading.offsets[user + 1])
         found = list(
@@ -57,7 +57,7 @@ def test_rows_are_a_plain_reading_of_the_log(num_skips, read_skips):
                 strict=True,
             )
         )
-        assert found == plain_rows(log, user, split.train_end[user], num_skips, read_skips)
+        assert found == plain_rows(log, user, split.train_end[user], num_skips, read_skips, after_skips)
         with_target = np.flatnonzero(reading.targets[rows])
         expected_end = reading.offsets[user] + (with_target[-1] + 1 if len(with_target) else 0)
         assert reading.train_ends[user] == expected_end
