@@ -1,35 +1,18 @@
 """Item factors from co-exposure."""
 
 import numpy as np
-import polars as pl
 import pytest
-from logs import make_log
+from logs import make_log, planted
 
 from sine_jax import factors
 from sine_jax.data import synthetic
-from sine_jax.types import EventLog
 
-
-def planted(**settings):
-    """A synthetic log in memory, and the interest of each item 1..N."""
-    settings = synthetic.Settings(num_users=2_000, num_items=200, **settings)
-    frame = pl.concat(synthetic.frames(settings)).sort("user_id", "time_ms")
-    lengths = frame.group_by("user_id", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
-    unknown = np.full(len(frame), -1)
-    log = EventLog(
-        frame["item_id"].to_numpy().astype(np.int32),
-        frame["long_view"].to_numpy(),
-        unknown,
-        unknown,
-        unknown,
-        np.concatenate([[0], np.cumsum(lengths)]),
-    )
-    return log, synthetic.catalogue(settings).interests
+PLANTED = {"num_users": 2_000, "num_items": 200}
 
 
 @pytest.mark.parametrize("dim", [8, 24])
 def test_items_of_one_planted_interest_point_the_same_way(dim):
-    log, interests = planted()
+    log, interests = planted(**PLANTED), synthetic.catalogue(synthetic.Settings(**PLANTED)).interests
     found = factors.co_exposure(log, np.ones(len(log.items), bool), num_items=200, dim=dim)[1:]
     products, same = found @ found.T, interests[:, None] == interests[None]
     assert products[same].mean() > 0.85
@@ -40,7 +23,7 @@ def test_items_of_one_planted_interest_point_the_same_way(dim):
 
 
 def test_what_does_not_count_is_not_seen_and_unseen_items_have_no_factor():
-    log, _ = planted()
+    log = planted(**PLANTED)
     where = log.items % 5 != 0
     found = factors.co_exposure(log, where, num_items=200, dim=4)
     assert found.shape == (201, 4) and found.dtype == np.float32

@@ -37,7 +37,7 @@ OWNERS = {  # rooms, or modules of a room
     "polars": ["data", "evaluation.report"],
     "recbole": ["benchmark.recbole_worker"],
     "rich": ["evaluation.report", "progress"],
-    "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.simple_scorers", "factors"],
+    "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.memory", "evaluation.simple_scorers", "factors"],
     "tensorboardX": ["workdir"],
     "tensorflow": [],
     "tensorflow_datasets": ["data.records"],

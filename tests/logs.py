@@ -1,6 +1,7 @@
 """Logs that tests share, and what is laid out from them."""
 
 import numpy as np
+import polars as pl
 
 from sine_jax import config as configs
 from sine_jax import presets
@@ -42,6 +43,15 @@ def made(folder, **settings):
     source = sources.generated(synthetic.Settings(num_exposures=15, **settings))
     preparation.prepare(source, str(folder), rule=None, min_positives=3, min_exposures=1)
     return str(folder)
+
+
+def planted(**settings):
+    """A synthetic log in memory."""
+    frame = pl.concat(synthetic.frames(synthetic.Settings(**settings))).sort("user_id", "time_ms")
+    users = frame.select("user_id", event=pl.struct("item_id", "long_view")).partition_by(
+        "user_id", maintain_order=True
+    )
+    return make_log(*([tuple(event.values()) for event in user["event"]] for user in users))
 
 
 def make_log(*users: list[tuple[int, int]]) -> EventLog:

@@ -19,7 +19,7 @@ from sine_jax import parallel
 from sine_jax.batches import windows
 from sine_jax.config import Config
 from sine_jax.data import splits
-from sine_jax.evaluation import candidates, metrics, scorers, simple_scorers
+from sine_jax.evaluation import candidates, memory, metrics, scorers, simple_scorers
 from sine_jax.evaluation.protocols import Protocol, Task, Values
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.model import build_model
@@ -113,6 +113,8 @@ def evaluate(
         values[name] = of_biases(biases)
     factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
     values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(factors)
+    kernel = memory.fit(log, task.split, num_items=num_items)
+    values["signed kernel"] = compile_ranking(scorers.of_factors(), task)(kernel)
     return Evaluation(part=part, config=config, task=task, values=values)
 
 
