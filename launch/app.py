@@ -104,7 +104,7 @@ def launch_app(main: Callable[..., None], *, interrupted: str, takes_words: bool
 
     def guarded(argv: list[str]) -> None:
         if len(argv) > 1 and not takes_words:
-            raise UsageError(f"{argv[1]}: not a flag; flags look like --name=value")
+            raise UsageError(f"{argv[1]}: not a flag; write --name=value")
         with full_disk_told_once():
             main(*([argv[1:]] if takes_words else []))
         sys.stdout.flush()  # here, where a closed pipe can still be handled

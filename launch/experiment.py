@@ -50,7 +50,7 @@ def main() -> None:
         ) from None
     if not methods:
         raise UsageError(
-            f"--only={ONLY.value}: matches no row of {SUITE.value}; its rows are {', '.join(map(repr, names))}"
+            f"--only={ONLY.value}: matches no row of {SUITE.value}; choose from {', '.join(map(repr, names))}"
         )
     try:
         seeds = [int(seed) for seed in SEEDS.value]

@@ -159,10 +159,10 @@ def restore_params(folder: str | os.PathLike[str], which: str, template: Callabl
             about = _about(folder, step)
             return _arrays(folder, step, "params", template(about)), about
         except Damaged as error:
-            if step == candidates[-1]:
-                raise Damaged(f"{error}; use another checkpoint, or train again in another workdir") from error
+            if which.isdigit():
+                raise Damaged(f"{error}; use another checkpoint, such as latest") from error
             _log.warning("%s; trying another checkpoint", error)
-    raise AssertionError("unreachable: the last candidate returns or raises")
+    raise Damaged(f"{folder}: no checkpoint is intact; train again in another workdir")
 
 
 class Damaged(ValueError):

@@ -410,7 +410,7 @@ class Config:
             (
                 model.max_len < data.window_margin + 2,
                 f"model.max_len={model.max_len}: too short for data.window_margin={data.window_margin}; "
-                f"must be at least {data.window_margin + 2}",
+                f"give at least {data.window_margin + 2}",
             ),
             (
                 objective.passive_form == "best_interest" and model.fusion != "sum",

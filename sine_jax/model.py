@@ -164,7 +164,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         if kind.score is not Network.score or read.state.keys is not None:
             raise ValueError(
                 f"model.name={config.name}, model.fusion={config.fusion}: there is no user vector, since the candidate "
-                "takes part in the score; for retrieval use model.name=sine with model.fusion=collapsed, or sasrec"
+                "takes part in the score; use model.name=sine with model.fusion=collapsed, or sasrec, for retrieval"
             )
         vectors = read.state.vectors[:, 0]
         return vectors if read.memory is None else jnp.concatenate([vectors, read.memory], axis=-1)

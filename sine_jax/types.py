@@ -1,10 +1,10 @@
 """The words of the library: axis letters, feedback codes, and the arrays that modules pass to each other.
 
-Axis letters, the same in every docstring, comment and einsum string:
+Axis letters, the same in every docstring and comment unless one says otherwise:
 
   B  rows of a batch
   T  positions of a row: the window of exposures that is read, left-padded with PAD
-  P  users that share a row
+  P  the most users that share a row
   D  width of the model; d = D / H
   H  heads
   K  sub-interests
@@ -87,9 +87,8 @@ class Histories(NamedTuple):
     items: AnyArray  # [B, T] int32
     watched: AnyArray  # [B, T] bool, False where the exposure was skipped (only where skips are read)
     times: AnyArray | None = None  # [B, T] int32, s since any origin; None where times are not read
-    segments: AnyArray | None = (
-        None  # [B, T] int32, the same throughout a user's part of a row; None for one user a row
-    )
+    # [B, T] int32, the same throughout a user's part of a row; None for one user a row
+    segments: AnyArray | None = None
 
 
 class TrainBatch(NamedTuple):
@@ -104,13 +103,11 @@ class TrainBatch(NamedTuple):
     positives: AnyArray  # [B, T] int32, the item watched next
     negatives: AnyArray  # [B, T, M] int32, sampled items
     skips: AnyArray  # [B, T, S] int32, skipped around the positive, nearest first
-    log_chances: AnyArray | None = (
-        None  # [B, T, M] log-probability that each negative was drawn; None where no loss needs it
-    )
+    # [B, T, M] log-probability that each negative was drawn; None where no loss needs it
+    log_chances: AnyArray | None = None
     times: AnyArray | None = None  # [B, T] int32, s, of what is read; None where times are not read
-    segments: AnyArray | None = (
-        None  # [B, T] int32, which of the row's users it belongs to; None where rows have one user
-    )
+    # [B, T] int32, which of the row's users it belongs to; None where rows have one user
+    segments: AnyArray | None = None
 
     @property
     def histories(self) -> Histories:

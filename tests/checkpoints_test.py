@@ -114,11 +114,22 @@ def test_when_nothing_is_intact_the_run_is_refused(tmp_path):
         os.truncate(file, 3)
     with pytest.raises(ValueError, match="no checkpoint is intact"):
         checkpoints.resume(tmp_path, *trees(0.0))
-    with pytest.raises(checkpoints.Damaged, match="10: the checkpoint is damaged .*; use another checkpoint, or train"):
-        filled(tmp_path, steps=[10])
-        for file in (tmp_path / "10").rglob("manifest.ocdbt"):
-            os.truncate(file, 3)
-        checkpoints.restore_params(tmp_path, "latest", lambda _: trees(0.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [
+        ("10", "10: the checkpoint is damaged .*; use another checkpoint, such as latest"),
+        ("latest", "no checkpoint is intact; train again in another workdir"),
+        ("best", "no checkpoint is intact; train again in another workdir"),
+    ],
+)
+def test_a_damaged_checkpoint_is_not_restored_for_evaluation(tmp_path, which, message):
+    filled(tmp_path, steps=[10])
+    for file in (tmp_path / "10").rglob("manifest.ocdbt"):
+        os.truncate(file, 3)
+    with pytest.raises(checkpoints.Damaged, match=message):
+        checkpoints.restore_params(tmp_path, which, lambda _: trees(0.0)[0])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import collections
 import numpy as np
 
 # Keys whose attention costs about what the rest of a network does for one position: by operations 3 D. A fixed number,
-# because it hardly matters: on the shipped sample any from 32 to 192 chooses the same widths.
+# because it hardly matters: for packed rows of the shipped sample any from 32 to 192 chooses the same widths.
 _DENSE = 128
 
 

@@ -20,7 +20,7 @@ from sine_jax import parallel
 from sine_jax.batches import negatives, packing, windows
 from sine_jax.batches.samplers import SAMPLERS, Draw
 from sine_jax.config import Config
-from sine_jax.types import PAD, AnyArray, Array, EventLog, Split, TrainBatch
+from sine_jax.types import PAD, WATCHED, AnyArray, Array, EventLog, Split, TrainBatch
 
 Item = TypeVar("Item")
 
@@ -76,7 +76,8 @@ def lay_out(log: EventLog, split: Split, *, config: Config, num_items: int) -> S
     objective, sampler = config.objective, SAMPLERS[config.objective.negatives]
     seen, counts = negatives.none_seen(log.num_users), None
     if objective.exclude_seen:
-        seen = negatives.seen_until(log, split.train_end, num_items, where=sampler.avoided(log))
+        avoided = log.feedback == WATCHED if sampler.avoids_watched_only else None
+        seen = negatives.seen_until(log, split.train_end, num_items, where=avoided)
     if sampler.draws_by_count or (sampler.weighs_by_count and objective.needs_chances):
         counts = negatives.popularity(log, split.train_end, num_items)
     return Source(windows.of_config(log, split, config=config), seen, counts)
@@ -253,9 +254,8 @@ def negatives_epoch(epoch: int, *, config: Config) -> int:
     return epoch if config.objective.resample_negatives else 0
 
 
-RandomBits = Callable[
-    [AnyArray, AnyArray], AnyArray
-]  # users [B, T], which of their exposures it is [B, T] -> [B, T, M] uint32
+# users [B, T], which of their exposures it is [B, T] -> [B, T, M] uint32
+RandomBits = Callable[[AnyArray, AnyArray], AnyArray]
 
 
 def assemble(
@@ -298,7 +298,7 @@ def assemble(
         devices=devices,
     )
     drawn = xp.where(positives[..., None] != PAD, sampler.draw(draw), PAD)
-    chances = sampler.log_chance(draw, drawn) if sampler.log_chance and objective.needs_chances else None
+    chances = sampler.log_chance(draw, drawn) if objective.needs_chances and sampler.log_chance else None
     return TrainBatch(
         users, window.items, window.watched, positives, drawn, skips, chances, window.times, segments=window.segments
     )

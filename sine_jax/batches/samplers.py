@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from sine_jax.batches import negatives
-from sine_jax.types import PAD, WATCHED, AnyArray, EventLog
+from sine_jax.types import PAD, AnyArray
 
 
 class Draw(NamedTuple):
@@ -28,10 +26,10 @@ class Sampler(NamedTuple):
     """One kind of negatives."""
 
     draw: Callable[[Draw], AnyArray]  # [B, T, M] items; PAD where there is none
-    log_chance: Callable[[Draw, AnyArray], AnyArray] | None  # of drawn items [B, T, M]; None where nobody knows it
+    log_chance: Callable[[Draw, AnyArray], AnyArray] | None  # of drawn items [B, T, M]; None if it is not known
     draws_by_count: bool = False  # `draw` reads the popularity
-    weighs_by_count: bool = False  # `log_chance` reads the popularity
-    avoided: Callable[[EventLog], np.ndarray | None] = lambda log: None  # [E], whose items are not drawn; None for all
+    weighs_by_count: bool = False  # only `log_chance` reads the popularity
+    avoids_watched_only: bool = False  # items that the user skipped may be drawn; otherwise nothing that the user saw
 
 
 def _uniform(d: Draw) -> AnyArray:
@@ -72,13 +70,13 @@ def _chance_by_popularity(d: Draw, drawn: AnyArray) -> AnyArray:
 
 def _counted(d: Draw) -> negatives.Popularity:
     if d.popularity is None:
-        raise ValueError("popularity=None: these negatives need it; lay the log out with the same configuration")
+        raise ValueError("popularity=None: nothing was counted; lay the log out with the configuration of the batches")
     return d.popularity
 
 
 SAMPLERS: Mapping[str, Sampler] = {
     "uniform": Sampler(_uniform, _chance_unseen),
-    "popularity": Sampler(_by_popularity, _chance_by_popularity, draws_by_count=True, weighs_by_count=True),
+    "popularity": Sampler(_by_popularity, _chance_by_popularity, draws_by_count=True),
     "in_batch": Sampler(_in_batch, _chance_by_popularity, weighs_by_count=True),
-    "skips": Sampler(_skips, None, avoided=lambda log: log.feedback == WATCHED),
+    "skips": Sampler(_skips, None, avoids_watched_only=True),
 }  # by `objective.negatives`

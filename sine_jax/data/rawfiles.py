@@ -44,7 +44,7 @@ def find(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES) and file.is_file())
         if not files:
-            raise ValueError(f"{path}: no table in this folder; tables end in {', '.join(SUFFIXES)}")
+            raise ValueError(f"{path}: no table in this folder; name one with files that end in {', '.join(SUFFIXES)}")
         return files
     if not path.exists():
         near = [str(path.parent / n) for n in nearest(path.name, [f.name for f in path.parent.glob("*")])]

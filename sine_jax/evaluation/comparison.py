@@ -180,7 +180,7 @@ def wilcoxon(differences: np.ndarray) -> float:
       differences: [V] by user; NaN does not count.
 
     Returns:
-      1 if every difference is 0, NaN if there is no difference.
+      1 if every difference is 0, NaN if no user has one.
     """
     known = differences[~np.isnan(differences)]
     some = known[known != 0]
@@ -198,7 +198,7 @@ def sign_flips(differences: np.ndarray, *, draws: int = DRAWS, seed: int = 0) ->
       seed: of the draws.
 
     Returns:
-      [G]; 1 if every difference is 0, NaN if there is no difference.
+      [G]; 1 if every difference is 0, NaN if no user has one.
     """
     filled = np.where(np.isnan(differences), 0, differences)
     least = np.abs(filled.sum(axis=0)) - 1e-9 * np.abs(filled).sum(axis=0)  # a sum in another order rounds differently

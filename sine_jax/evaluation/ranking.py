@@ -111,8 +111,8 @@ def evaluate(
     of_biases = compile_ranking(scorers.of_biases(), task)
     for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():
         values[name] = of_biases(biases)
-    factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
-    values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(factors)
+    vectors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
+    values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(vectors)
     kernel = memory.fit(log, task.split, num_items=num_items)
     values["signed kernel"] = compile_ranking(scorers.of_factors(), task)(kernel)
     return Evaluation(part=part, config=config, task=task, values=values)

@@ -50,7 +50,7 @@ def takes(length: int, width: int, dtype: jnp.dtype | str) -> bool:
 
 @functools.cache
 def fault(length: int, heads: int, width: int) -> str | None:
-    """Runs the kernel on this device, once for each T, H and d, and compares it with attention in float32.
+    """Runs the kernel on this device, once for each T, H and d that it `takes`, and compares it with float32.
 
     Returns:
       Why it does not run, or that it disagrees; None if it works.
@@ -58,9 +58,8 @@ def fault(length: int, heads: int, width: int) -> str | None:
     with jax.ensure_compile_time_eval():
         keys = jax.random.split(jax.random.key(0), 3)
         inputs = [jax.random.normal(key, (2, length, heads, width)).astype(jnp.bfloat16) for key in keys]
-        hidden = (
-            jnp.arange(2)[:, None] * (length // 2) > jnp.arange(length)[None]
-        )  # like padding, which differs between rows
+        # like padding, which differs between rows
+        hidden = jnp.arange(2)[:, None] * (length // 2) > jnp.arange(length)[None]
         where = jnp.tril(jnp.ones((1, length, length), bool)) & ~hidden[:, None, :]
         try:
             found = jax.block_until_ready(_with_gradients(attend)(*inputs, where))

@@ -244,12 +244,22 @@ def source_end(log, config, user):
     return splits.split(log, config=config.data).valid.train_end[user]
 
 
-def test_chances_of_negatives_come_with_a_softmax_alone():
-    config = configured(objective__sampled_form="softmax", objective__negatives="popularity")
-    source, strata = prepared(config)
-    batch = assemble(source, strata.strata[0], strata.strata[0].users, config)
-    there = batch.negatives != PAD
-    counts = np.diff(source.popularity.cumulative, prepend=0)
-    expected = np.log(counts[batch.negatives[there]] / counts.sum())
-    np.testing.assert_allclose(batch.log_chances[there], expected, rtol=1e-5)
-    assert assemble(source, strata.strata[0], strata.strata[0].users, configured()).log_chances is None
+@pytest.mark.parametrize("kind", ["uniform", "popularity", "in_batch"])
+def test_chances_of_negatives_come_with_a_softmax_alone(kind):
+    log = random_log()
+    config = configured(objective__sampled_form="softmax", objective__negatives=kind)
+    source, strata = prepared(config, log)
+    stratum = strata.strata[-1]
+    batch = assemble(source, stratum, stratum.users, config)
+    learned = log.before(splits.split(log, config=config.data).valid.train_end)
+    watched = log.items[learned & (log.feedback == WATCHED)]
+    counts = np.bincount(watched, minlength=NUM_ITEMS + 1) + 1
+    for row, column, draw in zip(*np.nonzero(batch.negatives), strict=True):
+        seen = log.items[learned & (log.users == batch.users[row, 0])]
+        by_count = counts[batch.negatives[row, column, draw]] / counts[1:].sum()
+        chance = 1 / (NUM_ITEMS - len(set(seen.tolist()))) if kind == "uniform" else by_count
+        np.testing.assert_allclose(batch.log_chances[row, column, draw], np.log(chance), rtol=1e-5)
+    pairwise = configured(objective__negatives=kind)
+    assert assemble(source, stratum, stratum.users, pairwise).log_chances is None
+    assert (prepared(pairwise, log)[0].popularity is None) == (kind != "popularity")
+    assert (source.popularity is None) == (kind == "uniform")

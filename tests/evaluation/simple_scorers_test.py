@@ -2,7 +2,9 @@
 
 import jax.numpy as jnp
 import numpy as np
-from logs import make_log
+import pytest
+from logs import make_log, planted
+from sklearn.metrics import roc_auc_score
 
 from sine_jax.data import splits
 from sine_jax.evaluation import scorers, simple_scorers
@@ -129,24 +131,36 @@ def scored(factors, users, items):
 def test_vectors_learn_what_biases_cannot():
     users, log = taste_log()
     learned = np.arange(len(users)) % 12 < 8
-    factors = simple_scorers.factorise(log, learned, num_items=12, epochs=40, learning_rate=0.05, penalty=0.01)
+    factors = simple_scorers.factorise(log, learned, num_items=12, epochs=40, learning_rate=0.05, precisions=[0.1])
     scores = np.asarray(scored(factors, users[~learned], log.items[~learned][:, None]))[:, 0]
     watched = log.feedback[~learned] == 1
     assert scores[watched].min() > scores[~watched].max()
 
 
-def test_a_heavy_penalty_leaves_the_biases():
+def test_a_narrow_prior_leaves_the_biases():
     users, log = taste_log()
     everything = np.ones(len(users), bool)
-    factors = simple_scorers.factorise(log, everything, num_items=12, penalty=100.0, epochs=20)
+    factors = simple_scorers.factorise(log, everything, num_items=12, precisions=[1e5], epochs=20)
     biases = simple_scorers.logistic_biases(log, everything, num_items=12)
     expected = biases.users[:5, None] + biases.items[None, 1:4]
     np.testing.assert_allclose(scored(factors, np.arange(5), np.tile([1, 2, 3], (5, 1))), expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("affinity", [0.0, 2.0])
+def test_planted_taste_is_found_and_without_it_little_is_lost(affinity):
+    log = planted(num_users=1_500, num_items=150, num_interests=4, affinity=affinity, skip_effect=0.0)
+    learned = np.random.default_rng(0).random(len(log.items)) < 0.7
+    vectors = simple_scorers.factorise(log, learned, num_items=150)
+    users, items, watched = log.users[~learned], log.items[~learned], log.feedback[~learned] == 1
+    found = np.asarray(scored(vectors, users, items[:, None]))[:, 0]
+    biases = np.asarray(vectors.biases.users)[users] + np.asarray(vectors.biases.items)[items]
+    gain = roc_auc_score(watched, found) - roc_auc_score(watched, biases)
+    assert gain > 0.05 if affinity else abs(gain) < 0.005
+
+
 def test_the_catalogue_is_scored_as_candidates_are():
     users, log = taste_log()
-    factors = simple_scorers.factorise(log, np.ones(len(users), bool), num_items=12, penalty=0.01)
+    factors = simple_scorers.factorise(log, np.ones(len(users), bool), num_items=12, precisions=[0.1])
     scorer, some = scorers.of_factors(), jnp.arange(3)
     state = scorer.encode(factors, some, Histories(jnp.zeros((3, 1)), jnp.zeros((3, 1))))
     items = jnp.arange(1, 13)
