@@ -20,7 +20,7 @@ from sine_jax import config as configs
 from sine_jax.batches import pipeline
 from sine_jax.checkpoints import About, Position
 from sine_jax.config import Config
-from sine_jax.data import datasets, splits
+from sine_jax.data import datasets, law, splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
@@ -252,6 +252,7 @@ def rank(
         protocol=protocols.PROTOCOLS[protocol],
         models=models,
         simple=simple,
+        law=law.load(dataset.path),
     )
     return found._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(dataset.path))
 

@@ -4,7 +4,8 @@ A prepared data set is a folder:
 
   exposures-log.array_record-*   the log, many users in each record (see records)
   dataset_info.json, features.json   its description for tfds; `tfds.builder_from_directory` reads the folder too
-  users.parquet, items.parquet   the vocabulary: external ids, in the order of the numbers 0..U-1 and 1..N
+  users.parquet, items.parquet   the vocabulary: external ids, in the order of the numbers 0..U-1 and 1..N;
+                                 beside them, for a synthetic log, what it was drawn from (see law)
   info.json                      DataInfo: label rule, filters, counts, skip rate, fingerprints, versions
 """
 
@@ -16,7 +17,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -53,6 +54,7 @@ class DataInfo:
     fingerprint: str
     vocabulary: str
     versions: dict[str, str]
+    law: dict[str, Any] | None = None  # settings of a synthetic log (see data.law)
 
     def to_json(self) -> str:
         """Indented JSON."""
@@ -131,12 +133,20 @@ def combined_digest(digests: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:32]
 
 
-def _ids(file: Path) -> pl.Series:
-    """A vocabulary file."""
+def vocabulary(file: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Columns of a vocabulary file: `id`, and those of the law of a synthetic log.
+
+    Raises:
+      ValueError: the file is damaged or missing.
+    """
     try:
-        return pl.read_parquet(file)["id"]
+        return pl.read_parquet(file).select(columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{file}: damaged or missing; prepare the data set again") from error
+
+
+def _ids(file: Path) -> pl.Series:
+    return vocabulary(file, ["id"])["id"]
 
 
 def first_line(error: Exception) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sine_jax.data import collation, datasets, ingest, labels, records
+from sine_jax.data import collation, datasets, ingest, labels, records, synthetic
 from sine_jax.data.datasets import INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
 from sine_jax.data.records import DTYPES, FORMAT
 from sine_jax.data.sources import RawLog
@@ -66,8 +66,9 @@ def prepare(
             file.unlink()
         summary = _Summary()
         folder = records.write(raw.name, summary.through(collation.blocks(collated)), scratch)
-        pl.DataFrame({"id": collated.users}).write_parquet(folder / USERS)
-        pl.DataFrame({"id": collated.items}).write_parquet(folder / ITEMS)
+        truth = synthetic.truth(raw.law) if raw.law else (None, None)
+        for name, ids, known in zip((ITEMS, USERS), (collated.items, collated.users), truth, strict=True):
+            _with_truth(pl.DataFrame({"id": ids}), known).write_parquet(folder / name)
         info = summary.info(
             source=raw.name,
             label_rule=_readable(raw, rule),
@@ -75,6 +76,7 @@ def prepare(
             dropped=dropped | collated.dropped,
             users=collated.users,
             items=collated.items,
+            law=raw.law and raw.law._asdict(),
         )
         (folder / INFO).write_text(info.to_json())
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,11 @@ class _Summary:
             versions=_versions(),
             **told,
         )
+
+
+def _with_truth(vocabulary: pl.DataFrame, known: pl.DataFrame | None) -> pl.DataFrame:
+    """External ids in their order, with what is known of each in a synthetic log."""
+    return vocabulary if known is None else vocabulary.join(known, on="id", how="left", maintain_order="left")
 
 
 def _readable(raw: RawLog, rule: labels.Rule) -> str:

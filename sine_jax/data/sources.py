@@ -41,6 +41,7 @@ class RawLog(NamedTuple):
     read: Reader
     units: Units = Units()
     label: str = "column"  # the label rule if the user names none
+    law: synthetic.Settings | None = None  # what a synthetic log is drawn from
 
 
 def log(path: Path, roles: Roles, units: Units) -> RawLog:
@@ -82,7 +83,7 @@ def generated(settings: synthetic.Settings) -> RawLog:
     roles = Roles(
         "user_id", "item_id", time="time_ms", watched="long_view", play="play_time_ms", duration="duration_ms"
     )
-    return RawLog("synthetic", roles, read)
+    return RawLog("synthetic", roles, read, law=settings)
 
 
 def kuairand(path: Path, roles: Roles | None, *, random_logs: bool) -> RawLog:

@@ -20,12 +20,16 @@ of it, and skips add up. With `skip_effect=0` a skip tells nothing beyond the us
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
+from sine_jax.types import AnyArray
+
 USERS_A_PIECE = 20_000
+OF_ITEMS = ("interest", "appeal", "share_of_interest", "share_of_all")  # columns of `truth`
+CONCENTRATION, BY_TASTE = 0.3, 0.6  # of tastes, and the share of exposures that follow them
 START_MS, MONTH_MS = 1_648_771_200_000, 30 * 86_400_000  # April 2022
 
 
@@ -72,10 +76,43 @@ def frames(settings: Settings) -> Iterator[pl.DataFrame]:
     """The log, some users at a time: user_id, item_id, time_ms, play_time_ms, duration_ms, long_view, by time."""
     check(settings)
     items = catalogue(settings)
-    for piece, first in enumerate(range(0, settings.num_users, USERS_A_PIECE)):
-        num_users = min(USERS_A_PIECE, settings.num_users - first)
-        random = np.random.Generator(np.random.PCG64([settings.seed, 1, piece]))
-        yield _exposures(random, items, settings, num_users).with_columns(pl.col("user_id") + first).sort("time_ms")
+    for piece, first, num_users in _user_pieces(settings):
+        yield (
+            _exposures(_generator(settings, piece), items, settings, num_users)
+            .with_columns(pl.col("user_id") + first)
+            .sort("time_ms")
+        )
+
+
+def log_odds(settings: Settings, tastes: AnyArray, appeals: AnyArray, faded: AnyArray) -> Any:
+    """Log-odds of watching, from m_u[g_v], a_v and f_t, which may be arrays of any shape."""
+    excess = settings.num_interests * tastes - 1
+    logits = -1 + settings.affinity * excess / settings.num_interests**0.5 + appeals
+    return logits - settings.skip_effect * faded
+
+
+def truth(settings: Settings) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """What the log is drawn from, by external id.
+
+    Returns:
+      Items with interest, appeal, and their share of w within their interest and in all; users with taste.
+    """
+    items = catalogue(settings)
+    weights = np.diff(items.cumulated)
+    sums = np.diff(items.cumulated[items.bounds])
+    of_items = pl.DataFrame(
+        {
+            "id": (1 + np.arange(settings.num_items)).astype(str),
+            "interest": items.interests,
+            "appeal": items.appeals,
+            "share_of_interest": weights / sums[items.interests],
+            "share_of_all": weights / weights.sum(),
+        }
+    )
+    tastes = np.concatenate(
+        [_tastes(_generator(settings, piece), settings, number) for piece, _, number in _user_pieces(settings)]
+    )
+    return of_items, pl.DataFrame({"id": np.arange(settings.num_users).astype(str), "taste": tastes})
 
 
 def catalogue(settings: Settings) -> Catalogue:
@@ -94,9 +131,24 @@ def catalogue(settings: Settings) -> Catalogue:
     )
 
 
+def _user_pieces(settings: Settings) -> Iterator[tuple[int, int, int]]:
+    """The number of each piece, its first user, and how many users it has."""
+    for piece, first in enumerate(range(0, settings.num_users, USERS_A_PIECE)):
+        yield piece, first, min(USERS_A_PIECE, settings.num_users - first)
+
+
+def _generator(settings: Settings, piece: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([settings.seed, 1, piece]))
+
+
+def _tastes(random: np.random.Generator, settings: Settings, num_users: int) -> np.ndarray:
+    """[num_users, I] m_u, the first that is drawn of a piece."""
+    return random.dirichlet(np.full(settings.num_interests, CONCENTRATION), num_users)
+
+
 def _exposures(random: np.random.Generator, items: Catalogue, settings: Settings, num_users: int) -> pl.DataFrame:
     """Draws users and their exposures: the first exposure of all users, then the second, and so on."""
-    tastes = random.dirichlet(np.full(settings.num_interests, 0.3), num_users)
+    tastes = _tastes(random, settings, num_users)
     lengths = 5 + random.poisson(settings.num_exposures - 5, num_users)
     clocks = START_MS + random.integers(0, MONTH_MS, num_users)
     skips = np.zeros((num_users, settings.num_interests))  # f of an exposure of each interest
@@ -105,9 +157,7 @@ def _exposures(random: np.random.Generator, items: Catalogue, settings: Settings
         users = np.flatnonzero(lengths > step)
         shown = _shown(random, items, tastes[users])
         interests = items.interests[shown]
-        excess = settings.num_interests * tastes[users, interests] - 1
-        logits = -1 + settings.affinity * excess / settings.num_interests**0.5 + items.appeals[shown]
-        logits -= settings.skip_effect * skips[users, interests]
+        logits = log_odds(settings, tastes[users, interests], items.appeals[shown], skips[users, interests])
         watched = random.random(len(users)) < 1 / (1 + np.exp(-logits))
         skips[users] *= settings.skip_decay
         skips[users, interests] += ~watched
@@ -126,7 +176,7 @@ def _shown(random: np.random.Generator, items: Catalogue, tastes: np.ndarray) ->
     num_users = len(tastes)
     cumulated = np.cumsum(tastes, axis=1)
     drawn = (random.random(num_users)[:, None] * cumulated[:, -1:] > cumulated).sum(axis=1)
-    by_taste = random.random(num_users) < 0.6
+    by_taste = random.random(num_users) < BY_TASTE
     begin = np.where(by_taste, items.bounds[drawn], 0)
     end = np.where(by_taste, items.bounds[drawn + 1], len(items.interests))
     low, high = items.cumulated[begin], items.cumulated[end]

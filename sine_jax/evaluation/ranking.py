@@ -19,7 +19,8 @@ from sine_jax import parallel
 from sine_jax.batches import windows
 from sine_jax.config import Config
 from sine_jax.data import splits
-from sine_jax.evaluation import candidates, memory, metrics, scorers, simple_scorers
+from sine_jax.data.law import Law
+from sine_jax.evaluation import best_possible, candidates, memory, metrics, protocols, scorers, simple_scorers
 from sine_jax.evaluation.protocols import Protocol, Task, Values
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.model import build_model
@@ -85,6 +86,7 @@ def evaluate(
     protocol: Protocol,
     models: Mapping[str, Any] | None = None,
     simple: bool = True,
+    law: Law | None = None,
 ) -> Evaluation:
     """Ranks a part of the log by models and by the simple scorers, over one population.
 
@@ -96,6 +98,7 @@ def evaluate(
       protocol: `EXPOSED` or `FULL`.
       models: parameters by the name for the report; None for the simple scorers alone.
       simple: whether the simple scorers are evaluated too.
+      law: of a synthetic log; scorers that know it are evaluated among the simple ones.
 
     Raises:
       ValueError: nobody has a target, or a score is NaN.
@@ -115,6 +118,10 @@ def evaluate(
     values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(vectors)
     kernel = memory.fit(log, task.split, num_items=num_items)
     values["signed kernel"] = compile_ranking(scorers.of_factors(), task)(kernel)
+    if law is not None:
+        knowing = compile_ranking(best_possible.scorer(law.settings, shown_too=protocol is protocols.FULL), task)
+        places = np.arange(log.num_users), task.split.history_end
+        values |= {name: knowing(known) for name, known in best_possible.known(law, log, *places).items()}
     return Evaluation(part=part, config=config, task=task, values=values)
 
 

@@ -43,7 +43,6 @@ def main(common: Options) -> list[Method]:
         ("SINE official", presets.official(), {}),
         ("SINE default", presets.default(), {}),
         ("SINE default, no passive", presets.default(), _WITHOUT_PASSIVE),
-        ("best", presets.best(), {}),
     ]
     for name in _POSITIVES:
         rows += _both(name, {"model.name": name})
