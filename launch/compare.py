@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 METRIC = flags.DEFINE_string("metric", "gauc", "The metric, by its name in evaluation/*.json.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
-PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full"], "What targets were ranked against.")
+PROTOCOL = flags.DEFINE_enum(
+    "protocol", "exposed", ["exposed", "full", "by_prefix"], "What targets were ranked against."
+)
 JSON = flags.DEFINE_string("json", None, "File to write the result to.")
 
 

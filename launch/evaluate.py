@@ -9,6 +9,9 @@ For example:
     python -m launch.evaluate --workdir=runs/sample --protocol=full
     python -m launch.evaluate --workdir=runs/sample --split=valid --checkpoint=latest
 
+  Each held-out exposure from all that came before it, skips included; for a run with --data.split_by=by_share
+    python -m launch.evaluate --workdir=runs/by_share --protocol=by_prefix
+
   The simple scorers alone, on any prepared data set:
     python -m launch.evaluate --data=data/sample
     python -m launch.evaluate --data=data/mine --split_by=by_time \
@@ -17,6 +20,13 @@ For example:
 In the `exposed` protocol, `skips@k` counts the skips that take one of the first k places. In the `full` protocol, the
 skips around the target are ranked like the target: `hr_skipped@k` and `ndcg_skipped@k` are their means, `hr_gap@k` and
 `ndcg_gap@k` say how far the watched target is ahead of them, and `skips@k` counts them among the first k of one list.
+
+The `by_prefix` protocol scores every held-out exposure of a user (a stretch of at most 32) in its own place, and ranks
+them by these scores. A gain there can be an artefact: with `last_positive` the last exposure of a part is always
+watched, so the length of a streak tells the outcome, and the share of watched videos tells how far it is from their
+mean. Split by_share or by_time instead, and read each gain beside the same gain on logs whose feedback was redrawn from
+user and item biases alone. The simple scorers are fitted to each of these. A model is not: to compare it in full, train
+one on a redrawn log (`launch.prepare --source=redrawn`).
 
 Prints a table, and writes evaluation/<split>_<protocol>.json and .parquet (values per user) into the workdir, or into
 --out; `launch.compare` reads them. The split of the log comes from the checkpoint.
@@ -37,7 +47,10 @@ WORKDIR = flags.DEFINE_string(
 DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; by default that of the run.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "`best`, `latest` or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
-PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full"], "What a target is ranked against.")
+PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full", "by_prefix"], "What is ranked against what.")
+NULLS = flags.DEFINE_integer(
+    "nulls", 3, "by_prefix: logs that are redrawn without memory and ranked too.", lower_bound=0
+)
 CANDIDATES = flags.DEFINE_enum(
     "candidates", None, ["released", "before_target"], "Which skips; by default those that the run was validated with."
 )
@@ -45,7 +58,7 @@ OUT = flags.DEFINE_string(
     "out", None, "Folder to write to; by default evaluation/ of the workdir. Without either, nothing is written."
 )
 SPLIT_BY = flags.DEFINE_enum(
-    "split_by", None, ["last_positive", "by_time"], "How the log is split; only without --workdir."
+    "split_by", None, ["last_positive", "by_time", "by_share"], "How the log is split; only without --workdir."
 )
 TRAIN_UNTIL = flags.DEFINE_integer("train_until", None, "by_time: first instant of validation; only without --workdir.")
 VALID_UNTIL = flags.DEFINE_integer("valid_until", None, "by_time: first instant of the test; only without --workdir.")
@@ -78,10 +91,13 @@ def main() -> None:
             checkpoint=CHECKPOINT.value,
             data=DATA.value,
             candidates=CANDIDATES.value,
+            nulls=NULLS.value,
         )
     else:
         assert DATA.value is not None  # as was refused above
-        found = runs.rank(datasets.load(DATA.value), config=config, split=SPLIT.value, protocol=PROTOCOL.value)
+        found = runs.rank(
+            datasets.load(DATA.value), config=config, split=SPLIT.value, protocol=PROTOCOL.value, nulls=NULLS.value
+        )
     summary = report.summarise(found)
     report.show(summary)
     out = OUT.value or (Path(WORKDIR.value) / "evaluation" if WORKDIR.value else None)

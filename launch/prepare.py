@@ -28,6 +28,9 @@ For example:
     python -m launch.prepare --source=released --input=data.txt --out=data/released
     python -m launch.prepare --source=synthetic --out=data/synthetic --users=5000 --skip_effect=0.8 --skip_decay=0.9
 
+  A prepared data set whose feedback is drawn anew from user and item biases, to see what a model "gains" without memory
+    python -m launch.prepare --source=redrawn --input=data/mine --out=data/redrawn --seed=1
+
   A synthetic log as CSV; and how long it takes to prepare 10 and 30 million rows:
     python -m launch.prepare --source=synthetic --users=201000 --items=50000 --export=/tmp/log.csv
     python -m launch.benchmark --out=speed --cases=prepare
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     from sine_jax.data import sources, synthetic
     from sine_jax.data.datasets import DataInfo
 
-SOURCES = ["sample", "log", "kuairand", "wechat2021", "released", "synthetic"]  # as in sources.SOURCES
+SOURCES = ["sample", "log", "kuairand", "wechat2021", "released", "synthetic", "redrawn"]  # as in sources.SOURCES
 UNITS = ["s", "ms", "us"]  # as in ingest.MILLISECONDS
 
 SOURCE = flags.DEFINE_enum("source", None, SOURCES, "Source of the log.", required=True)
@@ -77,7 +80,7 @@ DURATION_UNIT = flags.DEFINE_enum("duration_unit", "ms", UNITS, "Unit of the dur
 RANDOM_LOGS = flags.DEFINE_bool("random_logs", True, "Read the log of randomly exposed videos too (kuairand).")
 
 # Defaults as in synthetic.Settings.
-SEED = flags.DEFINE_integer("seed", 0, "Seed (synthetic).")
+SEED = flags.DEFINE_integer("seed", 0, "Seed (synthetic, redrawn).")
 NUM_USERS = flags.DEFINE_integer("users", 2_000, "Users (synthetic).")
 NUM_ITEMS = flags.DEFINE_integer("items", 1_000, "Items (synthetic).")
 NUM_EXPOSURES = flags.DEFINE_integer("exposures", 50, "Mean exposures per user (synthetic).")
@@ -159,6 +162,10 @@ def source() -> sources.RawLog:
         roles = ingest.parse_roles(COLUMNS.value) if COLUMNS.value else None
     if name == "kuairand":
         return sources.kuairand(path, roles, random_logs=RANDOM_LOGS.value)
+    if name == "redrawn":
+        from sine_jax.evaluation import memoryless
+
+        return memoryless.source(path, seed=SEED.value)
     if name == "wechat2021":
         return sources.wechat2021(path)
     if name == "released":

@@ -125,8 +125,8 @@ class ModelConfig:
     item_bias: bool = _option(False, "Add a learned number per item to the score.")
     item_bias_init: str = _option(
         "zeros",
-        "First value of the item biases: zeros, or what separates watched from skipped items within each user's "
-        "training part (counted).",
+        "First value of the item biases: zeros, or fitted to the training part (counted), within users or over all "
+        "exposures, whichever ranks the validation part better.",
         ("zeros", "counted"),
     )
     user_bias: bool = _option(
@@ -358,11 +358,18 @@ class DataConfig:
 
     split_by: str = _option(
         "last_positive",
-        "Hold out each user's last two positives (last_positive), or everything after a given time (by_time).",
-        ("last_positive", "by_time"),
+        "Hold out each user's last two positives (last_positive), everything after a given time (by_time), or the last "
+        "exposures of each user (by_share).",
+        ("last_positive", "by_time", "by_share"),
     )
     train_until: int = _option(0, "Start of validation, in ms since 1970 (with data.split_by=by_time).", at_most=_INT64)
     valid_until: int = _option(0, "Start of the test, in ms since 1970 (with data.split_by=by_time).", at_most=_INT64)
+    train_share: float = _option(
+        0.8, "Share of each user's exposures that is trained on (with data.split_by=by_share).", above=0, at_most=0.99
+    )
+    valid_share: float = _option(
+        0.1, "Share of each user's exposures that validation adds (with data.split_by=by_share).", above=0, at_most=0.99
+    )
     candidates: str = _option(
         "released",
         "Which skips a target is ranked against in the `exposed` protocol: those around it, as in the released code "
@@ -385,6 +392,11 @@ class DataConfig:
                 self.split_by == "by_time" and self.valid_until <= self.train_until,
                 f"data.valid_until={self.valid_until} with data.split_by={self.split_by}: "
                 f"must be above data.train_until={self.train_until}; give a later time",
+            ),
+            (
+                self.train_share + self.valid_share >= 1,
+                f"data.valid_share={self.valid_share} with data.train_share={self.train_share}: "
+                "nothing is left for the test; give shares that sum to less than 1",
             ),
         )
 

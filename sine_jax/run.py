@@ -29,7 +29,7 @@ from sine_jax.layers import fused_attention
 from sine_jax.layers.forms import forms_for
 from sine_jax.model import Model, build_model
 from sine_jax.training import Report, TrainState
-from sine_jax.types import Params
+from sine_jax.types import Array, Params
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -123,9 +123,7 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     def initial() -> TrainState:
         params = drawn()
         if config.model.item_bias_init == "counted":
-            learned = simple_scorers.training(dataset.log, split)
-            counted = simple_scorers.within_users(dataset.log, learned, num_items=num_items).items
-            params = {**params, "item_bias": counted}
+            params = {**params, "item_bias": _item_biases(dataset, task, metric=config.train.metric)}
         if config.model.kernel_dim:
             learned, dim = simple_scorers.training(dataset.log, split), config.model.kernel_dim
             shown_alike = factors.co_exposure(dataset.log, learned, num_items=num_items, dim=dim)
@@ -140,6 +138,19 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
         steps_per_epoch=feed.strata.num_steps,
         users=feed.strata.num_users,
     )
+
+
+def _item_biases(dataset: Dataset, task: protocols.Task, *, metric: str) -> Array:
+    """[N + 1] biases fitted to the training part, within users or over all exposures: what ranks validation better."""
+    log, learned = dataset.log, simple_scorers.training(dataset.log, task.split)
+    of_users = simple_scorers.logistic_biases(log, learned, num_items=task.num_items)
+    fits = [simple_scorers.within_users(log, learned, num_items=task.num_items).items, of_users.items]
+
+    def validated(items: Array) -> float:
+        scores = [np.asarray(items)[batch.candidates] for batch in task.batches]
+        return ranking.means(task.protocol.values(task, scores))[metric]
+
+    return max(fits, key=validated)
 
 
 def restore(folder: str, *, checkpoint: str = "best") -> Restored:
@@ -192,17 +203,20 @@ def evaluate(
     data: str | None = None,
     candidates: str | None = None,
     simple: bool = True,
+    nulls: int = 3,
 ) -> Evaluation:
     """Ranks a held-out split by a trained model and by the simple scorers.
 
     Args:
       folder: the workdir of a run.
       split: `valid` or `test`.
-      protocol: `exposed` (against the skips around the target) or `full` (against the whole catalogue).
+      protocol: `exposed` (against the skips around the target), `full` (against the whole catalogue) or `by_prefix`
+        (each held-out exposure from all that came before it).
       checkpoint: `best`, `latest` or a step.
       data: folder of the data set, if it has moved.
       candidates: which skips, `released` or `before_target`; by default those that the run was validated with.
       simple: whether the simple scorers are evaluated too.
+      nulls: for `by_prefix` with the simple scorers, how many logs are redrawn without memory and ranked too.
 
     Returns:
       Values per user, by scorer and metric; the model's scorer bears the name `model.name`. `means` has their means.
@@ -214,7 +228,7 @@ def evaluate(
     config = configs.replace(restored.config, {} if candidates is None else {"data.candidates": candidates})
     models = {config.model.name: restored.params}
     trained_on = dataset(restored, data=data)
-    found = rank(trained_on, config=config, split=split, protocol=protocol, models=models, simple=simple)
+    found = rank(trained_on, config=config, split=split, protocol=protocol, models=models, simple=simple, nulls=nulls)
     about = {"checkpoint": checkpoint, "step": restored.about.progress.step}
     return found._replace(about={**about, **found.about})
 
@@ -227,6 +241,7 @@ def rank(
     protocol: str = "exposed",
     models: Mapping[str, Params] | None = None,
     simple: bool = True,
+    nulls: int = 3,
 ) -> Evaluation:
     """Ranks a held-out split of a data set; the result has the data set's fingerprint and user ids.
 
@@ -234,9 +249,10 @@ def rank(
       dataset: what to rank.
       config: of the models, and how the log is split and what is ranked.
       split: `valid` or `test`.
-      protocol: `exposed` or `full`.
+      protocol: `exposed`, `full` or `by_prefix`.
       models: parameters by the name for the report; None for the simple scorers alone.
       simple: whether the simple scorers are evaluated too.
+      nulls: as in `evaluate`.
 
     Raises:
       ValueError: no such split or protocol, nobody has a target, or a score is NaN.
@@ -253,6 +269,7 @@ def rank(
         models=models,
         simple=simple,
         law=law.load(dataset.path),
+        nulls=nulls if simple and protocol == protocols.BY_PREFIX.name else 0,
     )
     return found._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(dataset.path))
 

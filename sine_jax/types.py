@@ -132,13 +132,13 @@ class TrainBatch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """A batch of users with the candidates to rank."""
+    """A batch of places in the log with the candidates to rank there."""
 
-    users: AnyArray  # [B] int32, 0..U-1
+    places: AnyArray  # [B] int32, of the population's; -1 for fillers
     items: AnyArray  # [B, T] int32
     watched: AnyArray  # [B, T] bool
     candidates: AnyArray  # [B, C] int32, PAD where there is none
-    labels: AnyArray  # [B, C] bool, True for the target (first column)
+    labels: AnyArray  # [B, C] bool, True for the target (first column) if it was watched
     skipped: AnyArray  # [B, C] bool, True for the skips that the split shows around the target (the columns after it)
     times: AnyArray | None = None  # [B, T] int32, s, of what is read; None where times are not read
 
@@ -153,7 +153,7 @@ class Split(NamedTuple):
 
     Exposures before `train_end` may be learned from. `target` is the exposure that should rank first; -1 if the user
     takes no part. Exposures before `history_end` may be read to rank it. It is ranked against the skips within
-    `candidates_begin:candidates_end`.
+    `candidates_begin:candidates_end`. All exposures within `begin:end` are held out.
     """
 
     train_end: np.ndarray  # [U] int64
@@ -161,3 +161,5 @@ class Split(NamedTuple):
     history_end: np.ndarray  # [U] int64
     candidates_begin: np.ndarray  # [U] int64
     candidates_end: np.ndarray  # [U] int64
+    begin: np.ndarray  # [U] int64
+    end: np.ndarray  # [U] int64

@@ -34,7 +34,7 @@ OWNERS = {  # rooms, or modules of a room
     "optax": ["evaluation.simple_scorers", "objectives", "optimizer", "sparse", "training"],
     "orbax": ["checkpoints"],
     "pandas": [],
-    "polars": ["data", "evaluation.report"],
+    "polars": ["data", "evaluation.memoryless", "evaluation.report"],
     "recbole": ["benchmark.recbole_worker"],
     "rich": ["evaluation.report", "progress"],
     "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.memory", "evaluation.simple_scorers", "factors"],

@@ -23,7 +23,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsy
     names: dict = {}
     exec(code, names)
     assert names["scores"].shape == (2, 3) and names["best"].shape == names["places"].shape == (2, 10)
-    assert names["vectors"].shape == (2, names["config"].model.dim)
+    assert names["vectors"].shape == (2, names["config"].model.dim + names["config"].model.kernel_dim)
     assert jnp.isfinite(names["report"]["loss"]) and int(names["state"].step) > 0
     assert jnp.isfinite(names["margin"](names["state"].params, names["batch"][0], None))
     assert 0 < float(capsys.readouterr().out.split()[-1]) < 1

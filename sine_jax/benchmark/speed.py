@@ -164,8 +164,8 @@ def evaluation_speed(protocol: protocols.Protocol) -> Callable[[Case, Bench], di
         seconds = [_seconds(lambda: ranked(params)) for _ in range(bench.repeats)]
         whole = [a + b for a, b in zip(laid_out, seconds, strict=True)]
         return {
-            "users/s": rate(len(task.population.users), whole),
-            "users": exactly(len(task.population.users)),
+            "users/s": rate(len(task.population.places), whole),
+            "users": exactly(len(task.population.places)),
             "seconds": over(whole),
             "of which ranking, s": over(seconds),
             "peak memory GB": exactly(hardware.peak_memory() / 1e9),

@@ -27,6 +27,7 @@ SOURCES = {
     "wechat2021": "WeChat Big Data Challenge 2021: user_action.csv and feed_info.csv.",
     "released": "The text format of the authors' code: user<TAB>items<TAB>feedback.",
     "synthetic": "Drawn from a seed, with interests and a skip effect of known strength.",
+    "redrawn": "A prepared data set, with feedback drawn anew from user and item biases: no memory, no taste.",
 }
 SAMPLE = "kuairand_pure_sample_seq.parquet"
 

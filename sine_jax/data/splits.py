@@ -26,6 +26,8 @@ def split(log: EventLog, *, config: configs.DataConfig) -> Splits:
     after_target = config.candidates == "released"
     if config.split_by == "by_time":
         return by_time(log, train_until=config.train_until, valid_until=config.valid_until, after_target=after_target)
+    if config.split_by == "by_share":
+        return by_share(log, train=config.train_share, valid=config.valid_share, after_target=after_target)
     return last_positive(log, after_target=after_target)
 
 
@@ -57,21 +59,24 @@ def last_positive(log: EventLog, *, after_target: bool) -> Splits:
     def or_begin(position: np.ndarray) -> np.ndarray:
         return np.where(takes_part, position, begins)
 
-    train_end = or_begin(third + 1)
+    train_end, after_second = or_begin(third + 1), or_begin(second + 1)
     valid = Split(
         train_end=train_end,
         target=second,
         history_end=train_end,
         candidates_begin=train_end,
         candidates_end=or_begin(last if after_target else second),
+        begin=train_end,
+        end=after_second,
     )
-    after_second = or_begin(second + 1)
     test = Split(
         train_end=train_end,
         target=last,
         history_end=after_second,
         candidates_begin=after_second,
         candidates_end=or_begin(ends if after_target else last),
+        begin=after_second,
+        end=or_begin(ends),
     )
     return Splits(valid, test)
 
@@ -103,8 +108,30 @@ def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: 
             f"data.split_by=by_time: {timeless} of {len(log.times)} exposures have no time; "
             "use data.split_by=last_positive"
         )
-    positives = np.append(np.flatnonzero(log.feedback == WATCHED), len(log.items))
     train_end, valid_end = _first_since(log, train_until), _first_since(log, valid_until)
+    return _periods(log, train_end, valid_end, after_target=after_target)
+
+
+def by_share(log: EventLog, *, train: float, valid: float, after_target: bool) -> Splits:
+    """Trains on the first exposures of each user, validates on the next and tests on the rest.
+
+    Where the parts begin does not depend on feedback. Targets and candidates are those of `by_time`.
+
+    Args:
+      log: exposures of U users.
+      train: share of each user's exposures, rounded down.
+      valid: share of each user's exposures that validation adds.
+      after_target: as for `by_time`.
+    """
+    train_end, valid_end = (
+        log.offsets[:-1] + (log.lengths * share).astype(np.int64) for share in (train, train + valid)
+    )
+    return _periods(log, train_end, valid_end, after_target=after_target)
+
+
+def _periods(log: EventLog, train_end: np.ndarray, valid_end: np.ndarray, *, after_target: bool) -> Splits:
+    """The splits if validation and test begin at these positions [U]."""
+    positives = np.append(np.flatnonzero(log.feedback == WATCHED), len(log.items))
 
     def held_out(begin: np.ndarray, end: np.ndarray) -> Split:
         first = np.searchsorted(positives, begin)  # [U], among all positives
@@ -120,6 +147,8 @@ def by_time(log: EventLog, *, train_until: int, valid_until: int, after_target: 
             history_end=history_end,
             candidates_begin=np.where(takes_part, np.maximum(history_end, begin), begin),
             candidates_end=np.where(takes_part, following if after_target else target, begin),
+            begin=begin,
+            end=end,
         )
 
     return Splits(held_out(train_end, valid_end), held_out(valid_end, log.offsets[1:]))

@@ -99,7 +99,7 @@ def known(law: Law, log: EventLog, owners: np.ndarray, ends: np.ndarray) -> dict
 def mean_faded_skips(law: Law, tastes: np.ndarray) -> np.ndarray:
     """[I, G] the faded skips of each interest that a user with one of these tastes [G] has in the long run.
 
-    It is a fixed point: the more skips are remembered, the more is skipped. How they vary around their mean is left out.
+    It is a fixed point: the more skips are remembered, the more is skipped. That skips vary around it is left out.
     """
     groups, settings = law.settings.num_interests, law.settings
     of_all = np.bincount(law.interest[1:], law.share_of_all[1:], minlength=groups)[:, None]

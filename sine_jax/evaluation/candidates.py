@@ -7,23 +7,35 @@ from typing import NamedTuple
 import numpy as np
 
 from sine_jax.batches import windows
-from sine_jax.types import PAD, SKIPPED, EvalBatch, EventLog, Split
+from sine_jax.types import PAD, SKIPPED, WATCHED, EvalBatch, EventLog, Split
 
 # Conventions, not tuned. More widths would pad less and compile more shapes; CELLS bounds the memory of a batch.
 HALVED = 3  # how often the widest history is halved, for users with shorter histories
 NARROW = 16  # candidates of most users; larger widths are this times a power of 4
 CELLS = 1 << 20  # the most candidates in a batch
+STRETCH = 32  # held-out exposures of a user that are ranked by themselves; bounds the cost of a long log
 
 
 class Population(NamedTuple):
-    """The users of an evaluation, each with a target and a list of other items."""
+    """What is ranked in an evaluation: places of the log, each with a target and a list of other items.
 
-    users: np.ndarray  # [V] int32, ascending
+    There are L places: one per user of the log, or one per held-out exposure that is ranked by itself.
+    """
+
+    places: np.ndarray  # [V] int32, of 0..L-1, ascending
     targets: np.ndarray  # [V] int32
     others: np.ndarray  # [F - V] int32; those of the v-th user are others[offsets[v]:offsets[v + 1]]
     offsets: np.ndarray  # [V + 1] int64
-    skips: np.ndarray  # [V] int64, how many of a user's others are skips around the target; they come first
+    skips: np.ndarray  # [V] int64, how many of the others are skips around the target; they come first
+    watched: np.ndarray  # [V] bool, whether the target was watched
+    owners: np.ndarray  # [L] int64, the user of each place
+    ends: np.ndarray  # [L] int64, absolute positions; what was shown before may be read
     left_out: dict[str, int]  # users who take no part, by reason
+
+    @property
+    def users(self) -> np.ndarray:
+        """[W] int64 the users who take part, ascending."""
+        return np.unique(self.owners[self.places])
 
 
 def neighbouring_skips(log: EventLog, split: Split) -> Population:
@@ -43,6 +55,41 @@ def seen_items(log: EventLog, split: Split) -> Population:
     return _population(log, split, log.offsets[:-1], log.offsets[1:], kept=np.ones(len(log.items), bool))
 
 
+def held_out(log: EventLog, split: Split) -> Population:
+    """Each held-out exposure as a target of its own, which is ranked from all that came before it.
+
+    Of each user at most `STRETCH` neighbouring exposures are drawn, by a fixed seed. A dislike is read and not ranked.
+    """
+    size = split.end - split.begin
+    spare = np.maximum(size - STRETCH, 0)
+    begin = split.begin + (np.random.default_rng(0).random(log.num_users) * (spare + 1)).astype(np.int64)
+    length = np.minimum(size, STRETCH)
+    owners = np.repeat(np.arange(log.num_users), length)
+    ends = np.arange(len(owners)) - np.repeat(np.cumsum(length) - length - begin, length)
+    ranked = np.isin(log.feedback[ends], (WATCHED, SKIPPED))
+    owners, ends = owners[ranked], ends[ranked]
+    watched = log.feedback[ends] == WATCHED
+    number, positive = (np.bincount(x, minlength=log.num_users) for x in (owners, owners[watched]))
+    both = (positive > 0) & (positive < number)
+    kept = both[owners]
+    owners, ends, watched = owners[kept], ends[kept], watched[kept]
+    nothing = np.zeros(len(owners), np.int64)
+    return Population(
+        places=np.arange(len(owners), dtype=np.int32),
+        targets=log.items[ends],
+        others=np.zeros(0, np.int32),
+        offsets=np.append(nothing, 0),
+        skips=nothing,
+        watched=watched,
+        owners=owners,
+        ends=ends,
+        left_out={
+            "nothing held out": int(np.count_nonzero(number == 0)),
+            "one outcome alone among what is held out": int(np.count_nonzero((number > 0) & ~both)),
+        },
+    )
+
+
 def _population(log: EventLog, split: Split, begins: np.ndarray, ends: np.ndarray, *, kept: np.ndarray) -> Population:
     has_target = split.target >= 0
     takes_part = has_target & (split.history_end > log.offsets[:-1])
@@ -58,11 +105,14 @@ def _population(log: EventLog, split: Split, begins: np.ndarray, ends: np.ndarra
     positions = positions[np.lexsort((~around, owners))]
     counts = np.bincount(owners, minlength=len(users))
     return Population(
-        users=users.astype(np.int32),
+        places=users.astype(np.int32),
         targets=targets,
         others=log.items[positions],
         offsets=np.concatenate([[0], np.cumsum(counts)]),
         skips=np.bincount(owners[around], minlength=len(users)),
+        watched=np.ones(len(users), bool),
+        owners=np.arange(log.num_users),
+        ends=split.history_end,
         left_out={
             "no target": int(np.count_nonzero(~has_target)),
             "nothing watched before the target": int(np.count_nonzero(has_target & ~takes_part)),
@@ -79,7 +129,7 @@ def batches(
     batch_size: int,
     multiple_of: int,
 ) -> list[EvalBatch]:
-    """Groups a population into batches of few shapes, each user in exactly one.
+    """Groups a population into batches of few shapes, each place in exactly one.
 
     A history is padded to the longest one, halved up to `HALVED` times. The few users with many candidates all get the
     full width, so there are at most as many shapes as widths of either kind. Users with similar numbers of skips go
@@ -87,16 +137,17 @@ def batches(
 
     Args:
       population: who is ranked, and against what.
-      reading: the exposures that may be read before the split's targets.
+      reading: the exposures that may be read; `history_ends` are those of the population's places.
       max_len: T, the widest history.
       margin: how many of the T columns stay empty.
       batch_size: B, the most users in a batch.
-      multiple_of: the number of devices; B is a multiple of it, filled up with users -1.
+      multiple_of: the number of devices; B is a multiple of it, filled up with places -1.
 
     Returns:
       Batches of numpy arrays. The target is the first candidate; the skips around it follow, then other items.
     """
-    lengths = np.minimum(reading.history_ends - reading.offsets[:-1], max_len)[population.users]
+    reading = reading._replace(offsets=reading.offsets[population.owners])  # from here on by place
+    lengths = np.minimum(reading.history_ends - reading.offsets, max_len)[population.places]
     widths = np.unique([-(-int(lengths.max()) // 2**k) for k in range(1 + HALVED)])
     history_class = np.searchsorted(widths, lengths)
     counts = 1 + np.diff(population.offsets)
@@ -127,20 +178,21 @@ def batches(
 def _batch(
     population: Population, reading: windows.Reading, rows: np.ndarray, *, width: int, limit: int, num_candidates: int
 ) -> EvalBatch:
-    """One batch of users by their places in the population, -1 for fillers."""
+    """One batch by rows of the population, -1 for fillers."""
     known = rows >= 0
-    users = np.where(known, population.users[rows], -1).astype(np.int32)
-    read = windows.window(reading, users[:, None], reading.history_ends, width=width, limit=limit)
+    places = np.where(known, population.places[rows], -1).astype(np.int32)
+    read = windows.window(reading, places[:, None], reading.history_ends, width=width, limit=limit)
     columns = np.arange(num_candidates - 1)[None, :]
     begins, ends = population.offsets[:-1][rows][:, None], population.offsets[1:][rows][:, None]
     there = (columns < ends - begins) & known[:, None]
     candidates = np.full((len(rows), num_candidates), PAD, np.int32)
     candidates[known, 0] = population.targets[rows[known]]
     candidates[:, 1:][there] = population.others[(begins + columns)[there]]
-    labels = (np.arange(num_candidates) == 0)[None, :] & known[:, None]
-    skipped = (candidates != PAD) & ~labels & (np.arange(num_candidates) <= population.skips[rows][:, None])
+    first = np.arange(num_candidates) == 0
+    labels = first & (known & population.watched[rows])[:, None]
+    skipped = (candidates != PAD) & ~first & (np.arange(num_candidates) <= population.skips[rows][:, None])
     return EvalBatch(
-        users=users,
+        places=places,
         items=read.items,
         watched=read.watched,
         candidates=candidates,

@@ -44,7 +44,7 @@ def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings
     """
 
     def ranked(params: Any, batch: EvalBatch) -> Standings:
-        state = scorer.encode(params, batch.users, batch.histories)
+        state = scorer.encode(params, batch.places, batch.histories)
         shape = batch.candidates.shape
         shown = batch.labels | batch.skipped
 

@@ -36,44 +36,64 @@ class Sequences(NamedTuple):
     first: np.ndarray  # [B, T] bool, True at each user's first exposure
 
 
-def fit(log: EventLog, split: Split, *, num_items: int, dim: int = 16, num_skips: int = 8, seed: int = 0) -> Factors:
-    """Fits the signed kernel to the training part, and reads every user's history up to the split's target.
+def fit(
+    log: EventLog,
+    split: Split,
+    *,
+    num_items: int,
+    owners: np.ndarray,
+    ends: np.ndarray,
+    dim: int = 16,
+    num_skips: int = 8,
+    seed: int = 0,
+) -> Factors:
+    """Fits the signed kernel to the training part, and reads histories up to some places of the log.
 
     Args:
       log: the exposures.
-      split: what may be learned from, and what may be read before each target.
+      split: what may be learned from.
       num_items: N.
+      owners: [L] the user of each place, ascending.
+      ends: [L] absolute positions; what was shown before may be read.
       dim: D, the width of the item factors.
       num_skips: S, how many skips before a watched exposure it is compared with.
       seed: of the users that are fitted, if the log is large.
 
     Returns:
-      The memory of each user [U, D], the item factors [N + 1, D], and item biases fitted within users.
+      The memory at each place [L, D], the item factors [N + 1, D], and item biases fitted within users.
     """
     learned = simple_scorers.training(log, split)
     biases = simple_scorers.within_users(log, learned, num_items=num_items)
     table = jnp.asarray(factors.co_exposure(log, learned, num_items=num_items, dim=dim))
-    reading = windows.read(log, split, num_skips=num_skips, read_skips=True)
+    reading = windows.read(log, split._replace(history_end=ends), num_skips=num_skips, read_skips=True)
     order = np.random.default_rng(seed).permutation(log.num_users)
     begins, ends = np.asarray(reading.offsets[:-1]), np.asarray(reading.train_ends)
     lengths = ends - begins
     some = order[np.cumsum(lengths[order]) <= FITTED]
     kernel = _fitted(reading, _in_rows(begins[some], ends[some]), table, biases)
-    return Factors(jnp.asarray(_at_the_end(kernel, reading, table)), table, biases)
+    found = _memory_at(kernel, reading, table, owners)
+    places = Biases(jnp.zeros(len(owners)), biases.items)
+    return Factors(jnp.asarray(found), table, places)
 
 
-def _at_the_end(kernel: signed_kernel.Kernel, reading: Reading, table: Array) -> np.ndarray:
-    """[U, D] the memory of each user at the end of what may be read."""
+def _memory_at(kernel: signed_kernel.Kernel, reading: Reading, table: Array, owners: np.ndarray) -> np.ndarray:
+    """[L, D] the memory at the end of what may be read at each place; 0 where that is nothing."""
     begins, ends = np.asarray(reading.offsets[:-1]), np.asarray(reading.history_ends)
-    lengths = ends - begins
-    last = np.zeros((len(lengths), table.shape[1]), np.float32)
+    found = np.zeros((len(ends), table.shape[1]), np.float32)
+    last = begins.copy()
+    np.maximum.at(last, owners, ends)
+    lengths = last - begins
     part = (np.cumsum(lengths) - lengths) // AT_ONCE
     for number in np.unique(part):
-        users = np.flatnonzero((part == number) & (lengths > 0))
-        sequences = _in_rows(begins[users], ends[users])
-        found = np.asarray(_memories(kernel, table, *_read(reading, sequences)))
-        last[users] = found[np.isin(sequences.places, ends[users] - 1)]  # rows hold users in their order
-    return last
+        users = np.flatnonzero(part == number)
+        asked = np.flatnonzero((part[owners] == number) & (ends > begins[owners]))
+        if not len(asked):
+            continue
+        sequences = _in_rows(begins[users], last[users])
+        memories = np.asarray(_memories(kernel, table, *_read(reading, sequences)))
+        there = sequences.places >= 0  # ascending, because rows hold users in their order
+        found[asked] = memories[there][np.searchsorted(sequences.places[there], ends[asked] - 1)]
+    return found
 
 
 def _in_rows(begins: np.ndarray, ends: np.ndarray) -> Sequences:

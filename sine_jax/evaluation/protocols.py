@@ -62,16 +62,21 @@ def _against_skips(target: metrics.Ranking, skips: metrics.Ranking, cutoffs: tup
 
 def _by_user(task: Task, parts: list[Values]) -> Values:
     """Puts the values of all batches into the order of the population, without fillers."""
-    users = np.concatenate([np.asarray(batch.users) for batch in task.batches])
-    order = np.argsort(users, kind="stable")[np.count_nonzero(users < 0) :]
+    order = _order(task)
     return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
 
+def _order(task: Task) -> np.ndarray:
+    """Where each place of the population is among the rows of all batches."""
+    places = np.concatenate([np.asarray(batch.places) for batch in task.batches])
+    return np.argsort(places, kind="stable")[np.count_nonzero(places < 0) :]
+
+
 def _score_candidates(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Array]:
-    """On the device, for `EXPOSED`: scores [B, C]."""
+    """On the device, for `EXPOSED` and `BY_PREFIX`: scores [B, C]."""
 
     def rank(params: Any, batch: EvalBatch) -> Array:
-        state = scorer.encode(params, batch.users, batch.histories)
+        state = scorer.encode(params, batch.places, batch.histories)
         return scorer.score_candidates(params, state, batch.candidates)
 
     return rank
@@ -86,11 +91,27 @@ def _values_of_scores(task: Task, outputs: list[np.ndarray]) -> Values:
         log_loss = np.where(ranking.defined, metrics.log_loss(scores, labels, where=where), np.nan)
         skips = {f"skips@{k}": _skips_within(scores, batch, cutoff=k) for k in task.protocol.cutoffs}
         parts.append({**_by_rank(ranking, task.protocol.cutoffs), **skips, "log_loss": log_loss})
-        rows.append((scores[where], labels[where], np.asarray(batch.users)[np.nonzero(where)[0]]))
-    flat, labels, users = (np.concatenate(column) for column in zip(*rows, strict=True))
-    owners = np.searchsorted(task.population.users, users)
-    pooled = metrics.pooled_auc(flat, labels, owners, num_users=len(task.population.users))
+        rows.append((scores[where], labels[where], np.asarray(batch.places)[np.nonzero(where)[0]]))
+    flat, labels, places = (np.concatenate(column) for column in zip(*rows, strict=True))
+    owners = np.searchsorted(task.population.places, places)
+    pooled = metrics.pooled_auc(flat, labels, owners, num_users=len(task.population.places))
     return {"auc": pooled, **_by_user(task, parts)}
+
+
+def _values_of_prefixes(task: Task, outputs: list[np.ndarray]) -> Values:
+    """On the host, for `BY_PREFIX`: a user's held-out exposures are ranked by the score that each had in its place."""
+    population = task.population
+    scores = np.concatenate([np.asarray(output)[:, 0] for output in outputs])[_order(task)]
+    users, owners, counts = np.unique(population.owners, return_inverse=True, return_counts=True)
+    where = np.arange(counts.max()) < counts[:, None]
+    rows, labels = np.zeros(where.shape, np.float32), np.zeros(where.shape, bool)
+    rows[where], labels[where] = scores, population.watched
+    ranking = metrics.ranking(rows, labels, where=where)
+    return {
+        "auc": metrics.pooled_auc(scores, population.watched, owners, num_users=len(users)),
+        **_by_rank(ranking, task.protocol.cutoffs),
+        "log_loss": metrics.log_loss(rows, labels, where=where),
+    }
 
 
 def _skips_within(scores: np.ndarray, batch: EvalBatch, *, cutoff: int) -> np.ndarray:
@@ -106,7 +127,7 @@ def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Valu
     """On the host, for `FULL`: the metrics that need ranks alone, since not all scores are in memory."""
     cutoffs, parts = task.protocol.cutoffs, []
     for batch, standings in zip(task.batches, outputs, strict=True):
-        known = np.asarray(batch.users)[:, None] >= 0
+        known = np.asarray(batch.places)[:, None] >= 0
         unseen: Any = standings.unseen  # numpy by now
         bad = int(np.asarray(standings.nan)[known[:, 0]].sum())
         if bad:
@@ -140,4 +161,12 @@ FULL = Protocol(
     values=_values_of_standings,
     cutoffs=(10, 50),
 )
-PROTOCOLS = {protocol.name: protocol for protocol in (EXPOSED, FULL)}
+BY_PREFIX = Protocol(
+    name="by_prefix",
+    against="the user's held-out exposures with the other outcome, each from all that came before it",
+    population=candidates.held_out,
+    rank=_score_candidates,
+    values=_values_of_prefixes,
+    cutoffs=(),
+)
+PROTOCOLS = {protocol.name: protocol for protocol in (EXPOSED, FULL, BY_PREFIX)}

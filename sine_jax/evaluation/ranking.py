@@ -10,7 +10,7 @@ that it returns takes parameters as often as needed. Validation between epochs a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +20,21 @@ from sine_jax.batches import windows
 from sine_jax.config import Config
 from sine_jax.data import splits
 from sine_jax.data.law import Law
-from sine_jax.evaluation import best_possible, candidates, memory, metrics, protocols, scorers, simple_scorers
+from sine_jax.evaluation import (
+    best_possible,
+    candidates,
+    memory,
+    memoryless,
+    metrics,
+    protocols,
+    scorers,
+    simple_scorers,
+)
 from sine_jax.evaluation.protocols import Protocol, Task, Values
 from sine_jax.evaluation.scorers import Scorer
+from sine_jax.evaluation.simple_scorers import Biases, Factors
 from sine_jax.model import build_model
-from sine_jax.types import EventLog
+from sine_jax.types import EvalBatch, EventLog
 
 BATCH_SIZE = 256  # users ranked at once; a choice
 
@@ -37,14 +47,14 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
       config: `data` decides how the log is split and what is ranked, `model` how histories are read.
       num_items: N.
       part: which part of the log, `valid` or `test`: a field of `splits.Splits`.
-      protocol: `EXPOSED` or `FULL`.
+      protocol: one of `protocols.PROTOCOLS`.
 
     Raises:
       ValueError: nobody has a target.
     """
     chosen = splits.split(log, config=config.data)._asdict()[part]
     population = protocol.population(log, chosen)
-    if not len(population.users):
+    if not len(population.places):
         why = ", ".join(f"{count} with {reason}" for reason, count in population.left_out.items())
         raise ValueError(
             f"part={part}: no user takes part ({why}); split the log differently, or use one with more watched videos"
@@ -52,7 +62,7 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
     later = splits.Splits._fields.index(part)  # the released window grows by a column from validation to test
     batches = candidates.batches(
         population,
-        windows.of_config(log, chosen, config=config),
+        windows.of_config(log, chosen._replace(history_end=population.ends), config=config),
         max_len=config.model.max_len,
         margin=max(config.data.window_margin - later, 0),
         batch_size=BATCH_SIZE,
@@ -68,6 +78,7 @@ class Evaluation(NamedTuple):
     config: Config
     task: Task
     values: dict[str, Values]  # by scorer
+    nulls: Sequence[dict[str, Values]] = ()  # the same for each log that was redrawn without memory
     about: Mapping[str, Any] = {}  # of a trained model: checkpoint, step, and the data set's fingerprint
     user_ids: Any = None  # [U] external ids, if a data set was read
 
@@ -87,6 +98,7 @@ def evaluate(
     models: Mapping[str, Any] | None = None,
     simple: bool = True,
     law: Law | None = None,
+    nulls: int = 0,
 ) -> Evaluation:
     """Ranks a part of the log by models and by the simple scorers, over one population.
 
@@ -95,51 +107,85 @@ def evaluate(
       config: of the models, and how the log is split and what is ranked.
       num_items: N.
       part: `valid` or `test`.
-      protocol: `EXPOSED` or `FULL`.
+      protocol: one of `protocols.PROTOCOLS`.
       models: parameters by the name for the report; None for the simple scorers alone.
       simple: whether the simple scorers are evaluated too.
       law: of a synthetic log; scorers that know it are evaluated among the simple ones.
+      nulls: how many logs are redrawn without memory (see `memoryless`) and ranked in the same way. The simple scorers
+        are fitted to each; models stay as they are.
 
     Raises:
       ValueError: nobody has a target, or a score is NaN.
     """
     task = lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol)
-    values: dict[str, Values] = {}
-    if models:
-        validate = compile_ranking(scorers.of_model(build_model(config.model, num_items=num_items)), task)
-        values = {name: validate(params) for name, params in models.items()}
-    if not simple:
-        return Evaluation(part=part, config=config, task=task, values=values)
-    values["random"] = compile_ranking(scorers.at_random(), task)(np.uint32(0))
-    of_biases = compile_ranking(scorers.of_biases(), task)
+    scoring = scorers.of_model(build_model(config.model, num_items=num_items)) if models else None
+    known = {} if law is None else _of_law(log, task, law)
+    kinds = {
+        "model": scoring,
+        "random": scorers.at_random(),
+        "biases": scorers.of_biases(),
+        "factors": scorers.of_factors(),
+        "law": best_possible.scorer(law.settings, shown_too=protocol is protocols.FULL) if law else None,
+    }
+    compiled = {kind: _compiled(scorer, task) for kind, scorer in kinds.items() if scorer}
+
+    def ranked(log: EventLog, task: Task, known: Mapping[str, Any]) -> dict[str, Values]:
+        values = {name: _ranked(compiled["model"], task, params) for name, params in (models or {}).items()}
+        for kind, name, params in _simple(log, task, num_items=num_items) if simple else ():
+            values[name] = _ranked(compiled[kind], task, params)
+        return values | {name: _ranked(compiled["law"], task, params) for name, params in known.items()}
+
+    values = ranked(log, task, known if simple else {})
+    found = Evaluation(part=part, config=config, task=task, values=values)
+    if not nulls:
+        return found
+    biases = memoryless.law_of(log, num_items=num_items)
+    logs = [memoryless.redrawn(log, biases, seed=seed) for seed in range(nulls)]
+    tasks = [lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol) for log in logs]
+    return found._replace(nulls=[ranked(log, task, {}) for log, task in zip(logs, tasks, strict=True)])
+
+
+def _simple(log: EventLog, task: Task, *, num_items: int) -> Iterator[tuple[str, str, Any]]:
+    """The kind of each simple scorer, its name and its parameters; what is known of users is there by place."""
+    population = task.population
+
+    def at_places(biases: Biases) -> Biases:
+        return Biases(biases.users[population.owners], biases.items)
+
+    yield "random", "random", np.uint32(0)
     for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():
-        values[name] = of_biases(biases)
-    vectors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
-    values["matrix factorisation"] = compile_ranking(scorers.of_factors(), task)(vectors)
-    kernel = memory.fit(log, task.split, num_items=num_items)
-    values["signed kernel"] = compile_ranking(scorers.of_factors(), task)(kernel)
-    if law is not None:
-        knowing = compile_ranking(best_possible.scorer(law.settings, shown_too=protocol is protocols.FULL), task)
-        places = np.arange(log.num_users), task.split.history_end
-        values |= {name: knowing(known) for name, known in best_possible.known(law, log, *places).items()}
-    return Evaluation(part=part, config=config, task=task, values=values)
+        yield "biases", name, at_places(biases)
+    factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
+    at = Factors(factors.users[population.owners], factors.items, at_places(factors.biases))
+    yield "factors", "matrix factorisation", at
+    kernel = memory.fit(log, task.split, num_items=num_items, owners=population.owners, ends=population.ends)
+    yield "factors", "signed kernel", kernel
+
+
+def _of_law(log: EventLog, task: Task, law: Law) -> dict[str, best_possible.Known]:
+    return best_possible.known(law, log, task.population.owners, task.population.ends)
 
 
 def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
     """Compiles a scorer for a task, on all devices of this process.
 
     Returns:
-      A function of the scorer's parameters that gives each metric's values [V]. It compiles at its first call and never
+      A function of the scorer's parameters that gives each metric's values [W]. It compiles at its first call and never
       again. It raises ValueError if a score is NaN.
     """
-    run = parallel.map_rows(task.protocol.rank(scorer, task.num_items))
+    run = _compiled(scorer, task)
+    return lambda params: _ranked(run, task, params)
 
-    def ranked(params: Any) -> Values:
-        params = parallel.replicate(params)
-        outputs = [run(params, parallel.shard(batch)) for batch in task.batches]
-        return task.protocol.values(task, [parallel.unshard(output) for output in outputs])
 
-    return ranked
+def _compiled(scorer: Scorer, task: Task) -> Callable[[Any, EvalBatch], Any]:
+    """The part of a ranking that runs on devices; it works for other tasks of the protocol and catalogue too."""
+    return parallel.map_rows(task.protocol.rank(scorer, task.num_items))
+
+
+def _ranked(run: Callable[[Any, EvalBatch], Any], task: Task, params: Any) -> Values:
+    params = parallel.replicate(params)
+    outputs = [run(params, parallel.shard(batch)) for batch in task.batches]
+    return task.protocol.values(task, [parallel.unshard(output) for output in outputs])
 
 
 def means(values: Values) -> dict[str, float]:

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from sine_jax import config as configs
 from sine_jax import workdir
-from sine_jax.evaluation import bootstrap, metrics
+from sine_jax.evaluation import bootstrap, metrics, protocols
 from sine_jax.evaluation.comparison import Measured
 from sine_jax.evaluation.ranking import Evaluation
 
@@ -25,6 +25,7 @@ from sine_jax.evaluation.ranking import Evaluation
 SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
 WIDTH = 136  # columns of a table that is not shown on a terminal
 CELL = 15  # columns for a mean and its interval
+BASELINE, GAIN = "item bias (within users)", "gauc"  # what a gain is over where logs are redrawn, and by which metric
 
 
 def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
             "users": found.number,
         }
     population, protocol = evaluation.task.population, evaluation.task.protocol
+    rivals = protocol is not protocols.BY_PREFIX and int(np.count_nonzero(np.diff(population.offsets) == 0))
+    gains = {"gains": _gains(evaluation, replicates=replicates, seed=seed)} if evaluation.nulls else {}
     return {
         **evaluation.about,
         "protocol": protocol.name,
@@ -56,10 +59,29 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
         "config": dataclasses.asdict(evaluation.config),
         "users": len(population.users),
         "left_out": population.left_out,
-        "users_without_rivals": int(np.count_nonzero(np.diff(population.offsets) == 0)),
+        "exposures": len(population.places),
+        "users_without_rivals": int(rivals),
         "interval": {"level": 0.95, "over": "users", "resamples": replicates, "seed": seed},
         "scorers": scorers,
+        **gains,
     }
+
+
+def _gains(evaluation: Evaluation, *, replicates: int, seed: int) -> dict[str, Any]:
+    """How far each scorer is ahead of the baseline, with an interval, and on each log that was redrawn."""
+
+    def ahead(values: Mapping[str, Mapping[str, np.ndarray]], scorer: str) -> np.ndarray:
+        return values[scorer][GAIN] - values[BASELINE][GAIN]
+
+    names = list(evaluation.values)
+    columns = np.stack([ahead(evaluation.values, scorer) for scorer in names], axis=1)
+    low, high = bootstrap.intervals(columns, replicates=replicates, seed=seed)
+    scorers = {}
+    for column, scorer in enumerate(names):
+        redrawn = [metrics.sums(ahead(values, scorer)).mean for values in evaluation.nulls if scorer in values]
+        mean = metrics.sums(columns[:, column]).mean
+        scorers[scorer] = {"mean": mean, "low": float(low[column]), "high": float(high[column]), "redrawn": redrawn}
+    return {"metric": GAIN, "over": BASELINE, "scorers": scorers}
 
 
 def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -165,13 +187,15 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
 def header(summary: Mapping[str, Any]) -> str:
     """What was ranked, and for whom; a line each."""
     data, alone = summary["data"], summary["users_without_rivals"]
-    skips = "candidates" if summary["protocol"] == "exposed" else "skips"
+    ranked = f"{summary['protocol']}, {summary['split']} of {data['split_by']}: "
+    if summary["protocol"] == "by_prefix":
+        ranked += f"{summary['exposures']:,} held-out exposures, each against {summary['against']}"
+    else:
+        skips = "candidates" if summary["protocol"] == "exposed" else "skips"
+        ranked += f"each target against {summary['against']} ({skips}: {data['candidates']})"
     left_out = ", ".join(f"{count:,} with {reason}" for reason, count in summary["left_out"].items() if count)
-    return (
-        f"{summary['protocol']}, {summary['split']} of {data['split_by']}: "
-        f"each target against {summary['against']} ({skips}: {data['candidates']})\n"
-        f"{summary['users']:,} users; left out: {left_out or 'none'}"
-        + (f"; {alone:,} users have no skips to rank against; they count only in the pooled AUC" if alone else "")
+    return f"{ranked}\n{summary['users']:,} users; left out: {left_out or 'none'}" + (
+        f"; {alone:,} users have no skips to rank against; they count only in the pooled AUC" if alone else ""
     )
 
 
@@ -182,7 +206,8 @@ def table(summary: Mapping[str, Any], *, width: int) -> Table:
     repeated = {"gauc"} if columns["gauc"]["users"] == columns["user_auc"]["users"] else set()
     cutoff = min((int(name.partition("@")[2]) for name in columns if "@" in name), default="")
     names = [name + str(cutoff) if name.endswith("@") else name for name in SHOWN]
-    fitting = max(1, (width - max(map(len, summary["scorers"]))) // CELL)
+    gains = summary.get("gains")
+    fitting = max(1, (width - max(map(len, summary["scorers"]))) // CELL - (4 if gains else 0))
     shown = [name for name in names if name in columns and name not in repeated][:fitting]
     result = Table(
         title=header(summary), title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False, padding=(0, 1)
@@ -190,9 +215,18 @@ def table(summary: Mapping[str, Any], *, width: int) -> Table:
     result.add_column("scorer\nusers", no_wrap=True)
     for name in shown:
         result.add_column(f"{name}\n{columns[name]['users']:,}", justify="right", no_wrap=True)
+    if gains:
+        result.add_column(f"gain in\n{gains['metric']}", justify="right", no_wrap=True)
+        result.add_column("the same\nredrawn", justify="right", no_wrap=True)
     for scorer, values in summary["scorers"].items():
-        result.add_row(scorer, *(_cell(values[name]) for name in shown))
+        of_gain = _gain_cells(gains["scorers"][scorer]) if gains else ()
+        result.add_row(scorer, *(_cell(values[name]) for name in shown), *of_gain)
     result.caption = f"± half of the {summary['interval']['level']:.0%} interval over users"
+    if gains:
+        result.caption += (
+            f". gain: over {gains['over']}; redrawn: the mean gain, and its range, on logs whose feedback was redrawn "
+            "without memory"
+        )
     return result
 
 
@@ -202,6 +236,13 @@ def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     console.print(table(summary, width=console.width))
+
+
+def _gain_cells(gain: Mapping[str, Any]) -> tuple[str, str]:
+    redrawn = gain["redrawn"]
+    half = f"{(gain['high'] - gain['low']) / 2:.3f}".removeprefix("0")
+    null = f"{np.mean(redrawn):+.4f} ({min(redrawn):+.4f} to {max(redrawn):+.4f})" if redrawn else "-"
+    return f"{gain['mean']:+.4f} ±{half}", null
 
 
 def _cell(value: Mapping[str, Any]) -> str:

@@ -17,11 +17,11 @@ State = Any
 class Scorer(NamedTuple):
     """Pure functions from parameters and histories to raw scores.
 
-    Parameters are an argument of each, so a compiled function works for all parameters of one structure. A user of -1
-    is a filler; its scores are not used.
+    Parameters are an argument of each, so a compiled function works for all parameters of one structure. What is known
+    of users is there by the places of a `candidates.Population`. A place of -1 is a filler; its scores are not used.
     """
 
-    encode: Callable[[Any, AnyArray, Histories], State]  # params, users [B], histories [B, T] -> state, leading axis B
+    encode: Callable[[Any, AnyArray, Histories], State]  # params, places [B], histories [B, T] -> state, leading axis B
     score_candidates: Callable[[Any, State, AnyArray], Array]  # params, state, candidates [B, C] -> [B, C]
     score_items: Callable[[Any, State, Array], Array]  # params, state, items [C] -> [B, C]
 
@@ -29,7 +29,7 @@ class Scorer(NamedTuple):
 def of_model(model: Model) -> Scorer:
     """A model; parameters are those of `Model.init`."""
     return Scorer(
-        encode=lambda params, users, histories: model.encode(params, histories),
+        encode=lambda params, places, histories: model.encode(params, histories),
         score_candidates=model.score,
         score_items=model.score_items,
     )
@@ -38,8 +38,8 @@ def of_model(model: Model) -> Scorer:
 def of_biases() -> Scorer:
     """A sum of a user's and an item's value; parameters are `simple_scorers.Biases`."""
 
-    def encode(params: Biases, users: AnyArray, histories: Histories) -> Array:
-        return params.users[users]
+    def encode(params: Biases, places: AnyArray, histories: Histories) -> Array:
+        return params.users[places]
 
     return Scorer(
         encode=encode,
@@ -51,8 +51,8 @@ def of_biases() -> Scorer:
 def of_factors() -> Scorer:
     """Matrix factorisation; parameters are `simple_scorers.Factors`."""
 
-    def encode(params: Factors, users: AnyArray, histories: Histories) -> tuple[Array, Array]:
-        return params.users[users], params.biases.users[users]
+    def encode(params: Factors, places: AnyArray, histories: Histories) -> tuple[Array, Array]:
+        return params.users[places], params.biases.users[places]
 
     def score_items(params: Factors, state: tuple[Array, Array], items: Array) -> Array:
         return state[0] @ params.items[items].T + state[1][:, None] + params.biases.items[items][None, :]
@@ -65,9 +65,9 @@ def of_factors() -> Scorer:
 
 
 def at_random() -> Scorer:
-    """Noise that depends on user and item alone; the parameter is a seed [] of type uint32."""
+    """Noise that depends on place and item alone; the parameter is a seed [] of type uint32."""
     return Scorer(
-        encode=lambda params, users, histories: _mixed(jnp.asarray(users, jnp.uint32) ^ params),
+        encode=lambda params, places, histories: _mixed(jnp.asarray(places, jnp.uint32) ^ params),
         score_candidates=lambda params, state, candidates: _noise(state[:, None], candidates),
         score_items=lambda params, state, items: _noise(state[:, None], items[None, :]),
     )

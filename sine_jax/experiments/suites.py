@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sine_jax import config as configs
-from sine_jax import presets
+from sine_jax import network, presets
 from sine_jax.config import Config
 
 Options = Mapping[str, Any]
@@ -29,49 +29,46 @@ SEARCH: dict[str, tuple[Any, ...]] = {  # what a trial of the random search draw
     "objective.num_skips": (1, 3, 8),
 }
 
-_POSITIVES = ("sasrec", "gru4rec", "caser", "din", "comirec", "sparse_interest", "sasrec_c")
-_READING_SKIPS = ("sasrec", "dfn", "feedrec", "dfar", "pnfrec", "hstu")
-_WITHOUT_PASSIVE = {"objective.passive": 0.0, "objective.sampled": 1.0}
+_WITHOUT_SKIPS = {"model.read_skips": False, "model.user_bias": False}  # as input; they still supervise
+_BIASES_AT_ZERO = {"model.item_bias_init": "zeros", "model.user_bias": False}
+_GSASREC = {"objective.sampled_form": "gbce", "objective.num_negatives": 32, "objective.sampled": 1.0}
 
 
 def main(common: Options) -> list[Method]:
-    """SINE and the networks it is compared with, each with and without the passive objective.
-
-    Without the passive objective a network keeps its own terms (`objective.auxiliary`, `objective.active`).
-    """
-    rows: list[tuple[str, Config, Options]] = [
-        ("SINE official", presets.official(), {}),
-        ("SINE default", presets.default(), {}),
-        ("SINE default, no passive", presets.default(), _WITHOUT_PASSIVE),
-    ]
-    for name in _POSITIVES:
-        rows += _both(name, {"model.name": name})
-    for name in _READING_SKIPS:
-        rows += _both(f"{name} reading skips", {"model.name": name, "model.read_skips": True})
+    """SINE as released, and every network at the default options, with skips as input and without."""
+    rows: list[tuple[str, Config, Options]] = [("SINE official", presets.official(), {})]
+    for name in network.names():
+        rows.append((name, presets.default(), {"model.name": name}))
+        if not network.find(name).reads_skips:
+            rows.append((f"{name}, skips not read", presets.default(), {"model.name": name, **_WITHOUT_SKIPS}))
     rows.append(("gsasrec", presets.default(), {"model.name": "sasrec", **_GSASREC}))
     return _methods(rows, common)
 
 
-_GSASREC = {"objective.sampled_form": "gbce", "objective.num_negatives": 32, "objective.sampled": 1.0}
-
-
 def ablation(common: Options) -> list[Method]:
-    """SINE without each of its parts, and the released model with each correction alone."""
+    """The default without each of its parts, and the released model with each correction alone."""
     default, official = presets.default(), presets.official()
     from_default: dict[str, Options] = {
         "default": {},
         "without sub-interests (SASRec)": {"model.name": "sasrec"},
-        "without fusion (sum)": {"model.fusion": "sum"},
-        "with candidate-aware fusion": {"model.fusion": "candidate_aware"},
+        "without the signed kernel": {"model.kernel_dim": 0},
+        "skips not read": _WITHOUT_SKIPS,
+        "without the signed kernel, skips not read": {"model.kernel_dim": 0, **_WITHOUT_SKIPS},
+        "biases start at zero": _BIASES_AT_ZERO,
+        "without biases": {"model.item_bias": False, **_BIASES_AT_ZERO},
         "without the passive objective": {"objective.passive": 0.0},
         "without the sampled objective": {"objective.sampled": 0.0},
+        "sampled objective at 0.3": {"objective.sampled": 0.3},
+        "nearest skip alone": {"objective.num_skips": 1},
+        "skips ahead": {"objective.skips": "ahead"},
+        "states after skips supervised": {"objective.after_skips": True},
+        "without the penalty on embeddings": {"objective.l2": 0.0},
         "without active-interest supervision": {"objective.active": 0.0},
         "without the active sub-interest": {"model.active": "none", "objective.active": 0.0},
         "without distance correlation": {"objective.dcor": 0.0},
-        "nearest skip alone": {"objective.num_skips": 1},
-        "skips ahead": {"objective.skips": "ahead", "objective.num_skips": 16},
-        "reading skips": {"model.read_skips": True},
-        "with item bias": {"model.item_bias": True},
+        "without fusion (sum)": {"model.fusion": "sum"},
+        "with candidate-aware fusion": {"model.fusion": "candidate_aware"},
+        "64 wide, two blocks": {"model.dim": 64, "model.num_blocks": 2},
     }
     from_official: dict[str, Options] = {
         "official": {},
@@ -100,12 +97,6 @@ def interests(common: Options) -> list[Method]:
 
 
 SUITES: dict[str, Callable[[Options], list[Method]]] = {"main": main, "ablation": ablation, "interests": interests}
-
-
-def _both(name: str, options: Options) -> list[tuple[str, Config, Options]]:
-    """A network with the objective of SINE's default preset, and without the passive term."""
-    default = presets.default()
-    return [(name, default, options), (f"{name}, no passive", default, {**options, **_WITHOUT_PASSIVE})]
 
 
 def _methods(rows: list[tuple[str, Config, Options]], common: Options) -> list[Method]:

@@ -58,7 +58,7 @@ def test_large_logs_are_read_in_parts(drawn, monkeypatch):
 
 
 def test_mean_skips_are_those_of_the_log(drawn):
-    """Users with a strong taste have been shown enough of it to be near the long run; the fixed point leaves out how skips vary."""
+    """Users have been shown enough to be near the long run; the fixed point leaves out how skips vary."""
     dataset, found = drawn
     ends = dataset.log.offsets[1:]
     faded = law.faded_skips(found, dataset.log, np.arange(len(ends)), ends)

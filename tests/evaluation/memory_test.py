@@ -28,7 +28,7 @@ def test_the_memory_is_that_of_all_that_may_be_read(at_once, monkeypatch):
     rng = np.random.default_rng(0)
     table = rng.normal(size=(51, 3)).astype(np.float32)
     kernel = {"weights": rng.normal(size=(2, 3)), "decays": rng.normal(size=(2, 3))}
-    found = memory._at_the_end(kernel, reading, table)
+    found = memory._memory_at(kernel, reading, table, np.arange(log.num_users))
     weights, decays = 10 * kernel["weights"], 1 / (1 + np.exp(-kernel["decays"]))
     for user in range(log.num_users):
         at = np.arange(reading.offsets[user], reading.history_ends[user])
@@ -40,7 +40,7 @@ def test_the_memory_is_that_of_all_that_may_be_read(at_once, monkeypatch):
 def test_a_planted_law_is_found():
     log = planted(num_users=1_500, num_items=100, num_interests=4, skip_effect=1.5, skip_decay=0.9)
     split = splits.last_positive(log, after_target=True).valid
-    fitted = memory.fit(log, split, num_items=100)
+    fitted = memory.fit(log, split, num_items=100, owners=np.arange(log.num_users), ends=split.history_end)
     ranked = np.flatnonzero(split.target >= 0)
     right = {"memory": [], "biases": []}
     for user in ranked:
@@ -61,5 +61,5 @@ def test_a_log_without_pairs_gives_the_biases_alone():
     log = random_log(num_users=6)
     log = log._replace(feedback=np.ones_like(log.feedback))
     split = splits.last_positive(log, after_target=True).valid
-    fitted = memory.fit(log, split, num_items=50)
+    fitted = memory.fit(log, split, num_items=50, owners=np.arange(log.num_users), ends=split.history_end)
     assert not np.any(fitted.users)

@@ -156,10 +156,10 @@ def test_skips_around_the_target_come_first_among_what_was_seen(log):
 
 def test_every_user_is_in_exactly_one_batch(log):
     task = ranking.lay_out(log, config=config.Config(), num_items=NUM_ITEMS, part="test", protocol=protocols.EXPOSED)
-    users = np.concatenate([batch.users for batch in task.batches])
+    users = np.concatenate([batch.places for batch in task.batches])
     np.testing.assert_array_equal(np.sort(users[users >= 0]), np.flatnonzero(task.split.target >= 0))
     assert task.population.left_out["no target"] == np.count_nonzero(task.split.target < 0) > 0
-    assert all(len(batch.users) % 4 == 0 for batch in task.batches)
+    assert all(len(batch.places) % 4 == 0 for batch in task.batches)
     assert len({batch.candidates.shape[1] for batch in task.batches}) > 1
 
 

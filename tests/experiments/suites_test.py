@@ -17,11 +17,12 @@ def test_rows_have_names_folders_and_networks_of_their_own(suite):
         assert method.config.train.epochs == 3
 
 
-def test_the_main_table_has_every_network_with_the_passive_objective_and_without():
+def test_the_main_table_has_every_network_with_skips_and_those_that_can_without():
     methods = suites.main({})
-    for with_passive in (True, False):
-        found = {m.config.model.name for m in methods if (m.config.objective.passive > 0) == with_passive}
-        assert found == set(network.names())
+    names = set(network.names())
+    assert {m.config.model.name for m in methods if m.config.model.read_skips} == names
+    without = {m.config.model.name for m in methods if m.name.endswith("skips not read")}
+    assert without == {name for name in names if not network.find(name).reads_skips}
 
 
 def test_each_ablation_differs_from_its_preset_in_what_its_name_says_alone():
@@ -40,19 +41,27 @@ def test_what_a_row_is_about_is_not_searched():
     assert not rows["default"]
 
 
+_NOT_READ, _AT_ZERO = ["read_skips", "user_bias"], ["item_bias_init", "user_bias"]
 _EXPECTED = {
     "without sub-interests (SASRec)": ["name"],
-    "without fusion (sum)": ["fusion"],
-    "with candidate-aware fusion": ["fusion"],
+    "without the signed kernel": ["kernel_dim"],
+    "skips not read": _NOT_READ,
+    "without the signed kernel, skips not read": ["kernel_dim", *_NOT_READ],
+    "biases start at zero": _AT_ZERO,
+    "without biases": ["item_bias", *_AT_ZERO],
     "without the passive objective": ["passive"],
     "without the sampled objective": ["sampled"],
+    "sampled objective at 0.3": ["sampled"],
+    "nearest skip alone": ["num_skips"],
+    "skips ahead": ["skips"],
+    "states after skips supervised": ["after_skips"],
+    "without the penalty on embeddings": ["l2"],
     "without active-interest supervision": ["active"],
     "without the active sub-interest": ["active"],
     "without distance correlation": ["dcor"],
-    "nearest skip alone": ["num_skips"],
-    "skips ahead": ["skips", "num_skips"],
-    "reading skips": ["read_skips"],
-    "with item bias": ["item_bias"],
+    "without fusion (sum)": ["fusion"],
+    "with candidate-aware fusion": ["fusion"],
+    "64 wide, two blocks": ["dim", "num_blocks"],
     "official, padding masked": ["mask_padding"],
     "official, positions from the start": ["positions"],
     "official, negatives drawn anew": ["resample_negatives"],
