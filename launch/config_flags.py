@@ -16,6 +16,7 @@ from sine_jax import config as configs
 from sine_jax.config import Config
 from sine_jax.presets import PRESETS
 
+_DEFAULT = PRESETS["default"]()
 PRESET = flags.DEFINE_enum(
     "preset", "default", list(PRESETS), "The configuration to start from; the defaults below are those of `default`."
 )
@@ -23,8 +24,8 @@ PRESET = flags.DEFINE_enum(
 
 def _define(name: str, field: dataclasses.Field, kind: Any) -> flags.FlagHolder:
     """Defines one flag in its section; its value is None unless it is given."""
-    text = f"{field.metadata['help']} (default: {field.default})"
-    section = name.partition(".")[0]
+    section, _, option = name.partition(".")
+    text = f"{field.metadata['help']} (default: {getattr(getattr(_DEFAULT, section), option)})"
     if field.metadata["choices"]:
         return flags.DEFINE_enum(name, None, list(field.metadata["choices"]), text, module_name=section)
     if kind is bool:

@@ -13,6 +13,10 @@ For example:
     python -m launch.prepare --source=log --input=logs/ --out=data/mine --label=ratio:0.5 \
       --columns=user=uid,item=vid,time=ts,play=play_ms,duration=video_ms,dislike=not_interested --time_unit=s
 
+  ... with the tab and the hour of each exposure as context
+    python -m launch.prepare --source=log --input=log.csv --out=data/mine \
+      --columns=user=user_id,item=video_id,time=time_ms,watched=long_view,context=tab+hour
+
   ... without times: `order` is any number that grows with time
     python -m launch.prepare --source=log --input=log.parquet --out=data/mine \
       --columns=user=user_id,item=item_id,order=step,watched=long_view
@@ -35,7 +39,12 @@ For example:
     python -m launch.prepare --source=synthetic --users=201000 --items=50000 --export=/tmp/log.csv
     python -m launch.benchmark --out=speed --cases=prepare
 
-Roles of --columns: user, item; time and/or order; watched, or play (and duration) with --label; dislike.
+Roles of --columns: user, item; time and/or order; watched, or play (and duration) with --label; dislike; context.
+
+Context columns (context=tab+hour) are small categories of the exposure, known when a video is shown: the tab, the hour,
+the device. They tell how likely any video is to be watched there. They do not tell which video to choose, because all
+candidates of a request share them; scores for choosing leave them out. An empty cell is unknown and adds 0.
+
 Exposures are sorted by user, time, order, then their place in the input. Files of a folder are
 read in the order of their names.
 """
@@ -227,6 +236,7 @@ def summary(info: DataInfo, out: str) -> str:
         ("times", "ms since 1970" if info.has_times else "none"),
         ("fingerprint", info.fingerprint),
     ]
+    rows += [("context", f"{name}, {len(values):,} values") for name, values in info.contexts.items()]
     rows += [("dropped", f"{count:,} {reason}") for reason, count in info.dropped.items()] or [("dropped", "nothing")]
     rows.append(("written to", out))
     return "\n".join(f"{name:<12} {value}" for name, value in rows)

@@ -1,4 +1,4 @@
-"""Every option of the library and its default, once.
+"""Every option of the library, once, with a value that adds nothing; `presets` has the values to start from.
 
 The launches derive their flags from these dataclasses (`--model.num_interests=4`), and a workdir keeps them as JSON.
 Every difference between the released model and the corrected one is a named option here.
@@ -138,6 +138,11 @@ class ModelConfig:
         0,
         "Width of the item factors of the signed kernel, a term of the score: watched videos raise items like them, "
         "skipped videos lower them (with model.read_skips), and both fade. 0 leaves it out.",
+    )
+    context: bool = _option(
+        False,
+        "Add a learned number per value of the log's context columns, if it has any, to the score of an exposure; "
+        "scores for choosing items leave it out.",
     )
     bias_init: str = _option(
         "zeros",

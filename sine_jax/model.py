@@ -45,7 +45,8 @@ class Model(NamedTuple):
       init: key -> params; a tree of float32 arrays.
       apply: (params, batch [B, T], *, key) -> Read at every position; the key is for dropout, None runs without.
       encode: (params, histories [B, T]) -> Read after the last exposure of each.
-      score: (params, read [...], candidates [..., C]) -> [..., C] raw scores of each state's own candidates, float32.
+      score: (params, read [...], candidates [..., C], contexts [..., C, X] = None) -> [..., C] raw scores of each
+        state's own candidates, float32; with the contexts that they were shown in, or without any.
       score_items: (params, read [...], items [C]) -> [..., C] raw scores of the same items for all, float32.
       user_vectors: read [B] -> [B, D], whose inner product with `item_vectors(params)` is the score. An item bias and a
         user's offset are not in it: add `params["item_bias"]` to the products; the offset changes no rank. Raises
@@ -55,23 +56,25 @@ class Model(NamedTuple):
       auxiliary: (params, read [B, T], batch [B, T]) -> the network's own terms by `<network>/<term>`, undivided means.
       config: the choices.
       num_items: N.
+      num_contexts: how many values the context columns of the log have, over all columns.
       packs: whether several users may share a row of a training batch.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[..., Read]
     encode: Callable[[Params, Histories], Read]
-    score: Callable[[Params, Read, AnyArray], Array]
+    score: Callable[..., Array]
     score_items: Callable[[Params, Read, Array], Array]
     user_vectors: Callable[[Read], Array]
     item_vectors: Callable[[Params], Array]
     auxiliary: Callable[[Params, Read, TrainBatch], dict[str, Mean]]
     config: ModelConfig
     num_items: int
+    num_contexts: int
     packs: bool
 
 
-def build_model(config: ModelConfig, *, num_items: int, platform: str | None = None) -> Model:
+def build_model(config: ModelConfig, *, num_items: int, num_contexts: int = 0, platform: str | None = None) -> Model:
     """The functions of a network, computed in the form that is best on a platform.
 
     On `cuda` attention in bfloat16 uses a fused kernel, which can only be traced where cuDNN is installed. Use
@@ -80,6 +83,7 @@ def build_model(config: ModelConfig, *, num_items: int, platform: str | None = N
     Args:
       config: `config.model`.
       num_items: N, items 1..N of the catalogue.
+      num_contexts: values of the log's context columns, numbered from 1 (with `model.context`).
       platform: `cpu`, `cuda` or `tpu`, where the functions will run; None for the devices that are there.
 
     Raises:
@@ -87,11 +91,16 @@ def build_model(config: ModelConfig, *, num_items: int, platform: str | None = N
     """
     if platform is not None and platform not in FORMS:
         raise ValueError(f"platform={platform}: no such platform; choose one of {', '.join(FORMS)}")
-    return _build(config, num_items, forms_for(platform or parallel.platform(), config.attention))
+    return _build(
+        config,
+        num_items,
+        num_contexts if config.context else 0,
+        forms_for(platform or parallel.platform(), config.attention),
+    )
 
 
 @functools.cache
-def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
+def _build(config: ModelConfig, num_items: int, num_contexts: int, forms: Forms) -> Model:
     kind = network.find(config.name)
     _refuse(config, kind)
 
@@ -106,6 +115,8 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         params: dict[str, Any] = dict(whole.init(key, histories, method="everything")["params"])
         if config.item_bias:
             params["item_bias"] = jnp.zeros(num_items + 1)
+        if num_contexts:
+            params["context"] = jnp.zeros(num_contexts + 1)
         if config.kernel_dim:
             params["signed_kernel"] = signed_kernel.init()
             params["item_factors"] = jnp.zeros((num_items + 1, config.kernel_dim))
@@ -150,9 +161,11 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
             scores = scores + jnp.einsum(product, read.memory, _factors(params)[items])
         return scores if read.offset is None else scores + read.offset[..., None]
 
-    def score(params: Params, read: Read, candidates: AnyArray) -> Array:
+    def score(params: Params, read: Read, candidates: AnyArray, contexts: AnyArray | None = None) -> Array:
         scores = scored(params, read, candidates)
-        return scores + params["item_bias"][candidates] if "item_bias" in params else scores
+        if "item_bias" in params:
+            scores = scores + params["item_bias"][candidates]
+        return scores if contexts is None else scores + of_contexts(params, contexts)
 
     def score_items(params: Params, read: Read, items: Array) -> Array:
         scores = scored(params, read, items)
@@ -195,6 +208,7 @@ def _build(config: ModelConfig, num_items: int, forms: Forms) -> Model:
         auxiliary=auxiliary,
         config=config,
         num_items=num_items,
+        num_contexts=num_contexts,
         packs=kind.packs,
     )
 
@@ -203,6 +217,13 @@ def active_relation(params: Params, batch: TrainBatch) -> Array:
     """[B, T, K] how much more each sub-interest is related to the watched item than to its nearest skip."""
     table, skips = params["item_embedding"], batch.skips[..., 0]
     return relation_to_interests(params["interests"], table[batch.positives], table[skips], skipped=skips != PAD)
+
+
+def of_contexts(params: Params, contexts: AnyArray) -> Array:
+    """What the contexts [..., X] of exposures add to their scores [...]; an unknown value adds 0."""
+    if "context" not in params:
+        return jnp.zeros(contexts.shape[:-1])
+    return jnp.sum(jnp.where(contexts > 0, params["context"][contexts], 0.0), axis=-1)
 
 
 def _factors(params: Params) -> Array:

@@ -14,7 +14,7 @@ from sine_jax import losses
 from sine_jax.config import TERMS, Config, differences, is_used, parse_weight
 from sine_jax.layers.scoring import Chunk, over_catalogue
 from sine_jax.losses import Mean
-from sine_jax.model import Model, Read, active_relation, embed
+from sine_jax.model import Model, Read, active_relation, embed, of_contexts
 from sine_jax.types import PAD, Array, Params, TrainBatch
 
 
@@ -127,7 +127,7 @@ def _pair_terms(
     """The terms over pairs of items, as sums and counts."""
     objective, num_negatives = config.objective, batch.negatives.shape[-1]
     read = model.apply(params, batch, key=key)
-    scores = model.score(params, read, batch.candidates)  # [B, T, 1 + M + S]
+    scores = model.score(params, read, batch.candidates, batch.contexts)  # [B, T, 1 + M + S]
     positive, sampled, skipped = jnp.split(scores, [1, 1 + num_negatives], axis=-1)
     sampled_pairs, skipped_pairs = jnp.split(batch.pairs, [num_negatives], axis=-1)
     scored = Scored(
@@ -212,6 +212,8 @@ def _full_softmax(scored: Scored) -> Mean:
     The catalogue is scored in chunks, and once more in the backward pass, so its scores are never all in memory.
     """
     batch, positive_scores = scored.batch, scored.positive_scores[..., 0]
+    if batch.shown_in is not None:  # all items would be shown in the same context
+        positive_scores = positive_scores - of_contexts(scored.params, batch.shown_in[..., 0, :])
     # The first item of a window is not a target, so it is taken from what was read.
     own = jnp.concatenate([batch.positives, jnp.where(batch.watched, batch.items, PAD)], axis=1)
 

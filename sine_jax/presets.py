@@ -20,6 +20,7 @@ def default() -> Config:
             item_bias_init="counted",
             user_bias=True,
             kernel_dim=16,
+            context=True,
         ),
         objective=ObjectiveConfig(sampled=0.1, num_skips=8, dcor=0.1, l2=0.03),
     )

@@ -25,11 +25,12 @@ from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
 from sine_jax.evaluation.ranking import Evaluation
+from sine_jax.evaluation.simple_scorers import Biases
 from sine_jax.layers import fused_attention
 from sine_jax.layers.forms import forms_for
 from sine_jax.model import Model, build_model
 from sine_jax.training import Report, TrainState
-from sine_jax.types import Array, Params
+from sine_jax.types import Params
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Restored(NamedTuple):
     def model(self) -> Model:
         """The functions that the parameters belong to."""
         config = settle_attention(self.config)
-        return build_model(config.model, num_items=self.about.data["num_items"])
+        return _build(config, self.about.data)
 
 
 def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Position:
@@ -109,7 +110,7 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     if fault is not None and config.model.attention == "fused":
         raise ValueError(f"model.attention=fused: the kernel does not work here ({fault}); use auto, or blocks")
     num_items, config = dataset.info.num_items, settle_attention(config)
-    model = build_model(config.model, num_items=num_items)
+    model = _build(config, identify(dataset))
     split = splits.split(dataset.log, config=config.data).valid
     feed = pipeline.feed(dataset.log, split, config=config, num_items=num_items, packed=model.packs)
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * feed.strata.num_steps)
@@ -123,7 +124,10 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     def initial() -> TrainState:
         params = drawn()
         if config.model.item_bias_init == "counted":
-            params = {**params, "item_bias": _item_biases(dataset, task, metric=config.train.metric)}
+            counted = _counted_biases(dataset, task, config=config)
+            params = {**params, "item_bias": counted.items}
+            if "context" in params and counted.contexts is not None:
+                params["context"] = params["context"].at[: len(counted.contexts)].set(counted.contexts)
         if config.model.kernel_dim:
             learned, dim = simple_scorers.training(dataset.log, split), config.model.kernel_dim
             shown_alike = factors.co_exposure(dataset.log, learned, num_items=num_items, dim=dim)
@@ -140,17 +144,21 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     )
 
 
-def _item_biases(dataset: Dataset, task: protocols.Task, *, metric: str) -> Array:
-    """[N + 1] biases fitted to the training part, within users or over all exposures: what ranks validation better."""
+def _build(config: Config, data: Mapping[str, Any]) -> Model:
+    """The model of a configuration for a data set, of `identify`."""
+    num_contexts = sum(map(len, data.get("contexts", {}).values()))
+    return build_model(config.model, num_items=data["num_items"], num_contexts=num_contexts)
+
+
+def _counted_biases(dataset: Dataset, task: protocols.Task, *, config: Config) -> Biases:
+    """Biases fitted to the training part, within users or over all exposures: those that rank validation better."""
     log, learned = dataset.log, simple_scorers.training(dataset.log, task.split)
-    of_users = simple_scorers.logistic_biases(log, learned, num_items=task.num_items)
-    fits = [simple_scorers.within_users(log, learned, num_items=task.num_items).items, of_users.items]
-
-    def validated(items: Array) -> float:
-        scores = [np.asarray(items)[batch.candidates] for batch in task.batches]
-        return ranking.means(task.protocol.values(task, scores))[metric]
-
-    return max(fits, key=validated)
+    fits = [
+        fit(log, learned, num_items=task.num_items, contexts=config.model.context)
+        for fit in (simple_scorers.within_users, simple_scorers.logistic_biases)
+    ]
+    measured = ranking.compile_ranking(scorers.of_biases(), task)
+    return max(fits, key=lambda biases: ranking.means(measured(simple_scorers.item_part(biases)))[config.train.metric])
 
 
 def restore(folder: str, *, checkpoint: str = "best") -> Restored:
@@ -166,7 +174,7 @@ def restore(folder: str, *, checkpoint: str = "best") -> Restored:
 
     def template(about: About) -> Params:
         config = configs.replace(configs.from_dict(about.config), {"model.attention": "blocks"})  # works anywhere
-        model = build_model(config.model, num_items=about.data["num_items"])
+        model = _build(config, about.data)
         return jax.eval_shape(lambda: objectives.init(model.init(jax.random.key(0)), config=config))
 
     params, about = checkpoints.restore_params(Path(folder) / workdir.CHECKPOINTS, checkpoint, template)
@@ -186,9 +194,9 @@ def dataset(restored: Restored, *, data: str | None = None) -> Dataset:
     about = restored.about
     found = datasets.load(data or about.data["path"])
     for name, value in identify(found).items():
-        if name != "path" and value != about.data[name]:
+        if name != "path" and value != about.data.get(name):
             raise ValueError(
-                f"{found.path}: its {name} is {value}, but the model was trained on {about.data[name]}; "
+                f"{found.path}: its {name} is {value}, but the model was trained on {about.data.get(name)}; "
                 "pass the data set that it was trained on"
             )
     return found
@@ -306,6 +314,7 @@ def identify(dataset: Dataset) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "vocabulary": info.vocabulary,
         "num_items": info.num_items,
+        **({"contexts": info.contexts} if info.contexts else {}),
     }
 
 

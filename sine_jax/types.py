@@ -22,6 +22,7 @@ Axis letters, the same in every docstring and comment unless one says otherwise:
   J  runs of a method (`evaluation.comparison`)
   G  comparisons side by side (`evaluation.comparison`)
   W  table entries that a step touches (`sparse`)
+  X  context columns
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class EventLog(NamedTuple):
     plays: np.ndarray  # [E] int32, ms watched; -1 where unknown
     durations: np.ndarray  # [E] int32, ms of the video; -1 where unknown
     offsets: np.ndarray  # [U + 1] int64
+    # [E, X] int16, the value of each context column, numbered from 1 over all columns; 0 unknown. None without columns
+    contexts: np.ndarray | None = None
 
     @property
     def num_users(self) -> int:
@@ -108,11 +111,22 @@ class TrainBatch(NamedTuple):
     times: AnyArray | None = None  # [B, T] int32, s, of what is read; None where times are not read
     # [B, T] int32, which of the row's users it belongs to; None where rows have one user
     segments: AnyArray | None = None
+    # [B, T, 1 + S, X] int16, where the positive and the skips were shown; None where no context is used
+    shown_in: AnyArray | None = None
 
     @property
     def histories(self) -> Histories:
         """The inputs alone."""
         return Histories(self.items, self.watched, self.times, self.segments)
+
+    @property
+    def contexts(self) -> Array | None:
+        """[B, T, 1 + M + S, X] of the candidates; negatives are scored in the context of their positive."""
+        if self.shown_in is None:
+            return None
+        positive, skips = self.shown_in[..., :1, :], self.shown_in[..., 1:, :]
+        negatives = jnp.broadcast_to(positive, (*self.negatives.shape, positive.shape[-1]))
+        return jnp.concatenate([positive, negatives, skips], axis=-2)
 
     @property
     def candidates(self) -> Array:
@@ -141,6 +155,7 @@ class EvalBatch(NamedTuple):
     labels: AnyArray  # [B, C] bool, True for the target (first column) if it was watched
     skipped: AnyArray  # [B, C] bool, True for the skips that the split shows around the target (the columns after it)
     times: AnyArray | None = None  # [B, T] int32, s, of what is read; None where times are not read
+    contexts: AnyArray | None = None  # [B, C, X] int16, where each was shown; None where contexts are not used
 
     @property
     def histories(self) -> Histories:

@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 
 from sine_jax import config as configs
-from sine_jax import presets
 from sine_jax.batches import pipeline
 from sine_jax.data import preparation, sources, splits, synthetic
 from sine_jax.types import EventLog
@@ -24,7 +23,7 @@ def random_log(num_users=40, seed=0):
 
 def configured(**overrides):
     small = {"model.max_len": 8, "train.batch_size": 10, "train.num_widths": 3, "objective.num_negatives": 2}
-    return configs.replace(presets.default(), small | {k.replace("__", "."): v for k, v in overrides.items()})
+    return configs.replace(configs.Config(), small | {k.replace("__", "."): v for k, v in overrides.items()})
 
 
 def fed(config, log=None, packed=True):

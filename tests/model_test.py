@@ -19,9 +19,10 @@ def total(params, batches, key, config):
     return model.objective(params, batches, key, config)[0]
 
 
-def small(preset="default", **overrides):
+def small(preset="", **overrides):
     names = {"model.max_len": T, "model.dim": 8, "model.num_heads": 2, "model.num_blocks": 1, "model.dropout": 0.0}
-    return configs.replace(presets.PRESETS[preset](), names | {k.replace("__", "."): v for k, v in overrides.items()})
+    base = presets.PRESETS[preset]() if preset else configs.Config()
+    return configs.replace(base, names | {k.replace("__", "."): v for k, v in overrides.items()})
 
 
 def batch_of(lengths, *, width=T, seed=0, config=None):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import network, presets
+from sine_jax import network
 from sine_jax.types import Histories, TrainBatch
 
 B, T, N = 3, 6, 12
@@ -19,7 +19,7 @@ def configured(name: str, **model_options: object) -> configs.Config:
     options = {"name": name, "max_len": 2 * T, "dim": 8, "num_blocks": 1, "num_interests": 3, "dropout": 0.0}
     read_skips = network.find(name).reads_skips
     changed = {f"model.{k}": v for k, v in (options | {"read_skips": read_skips} | model_options).items()}
-    return configs.replace(presets.default(), changed | {"objective.num_skips": 2})
+    return configs.replace(configs.Config(), changed | {"objective.num_skips": 2})
 
 
 @functools.cache
@@ -142,7 +142,7 @@ def test_a_network_is_one_file_anywhere(tmp_path, monkeypatch):
     (tmp_path / "pack").mkdir()
     (tmp_path / "pack" / "mine.py").write_text((tmp_path / "mine.py").read_text())
     monkeypatch.syspath_prepend(tmp_path)
-    config = configs.replace(presets.default(), {"model.name": "pack.mine", "model.dim": 4})
+    config = configs.replace(configs.Config(), {"model.name": "pack.mine", "model.dim": 4})
     params = model.init(jax.random.key(0), config, N)
     assert set(params) == {"item_embedding"}
     assert not model.of(params, config).packs, "it does not say that it keeps the users of a row apart"

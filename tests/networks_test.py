@@ -8,7 +8,7 @@ import models as model
 import numpy as np
 import pytest
 
-from sine_jax import build_model, losses, network, presets
+from sine_jax import build_model, losses, network
 from sine_jax import config as configs
 from sine_jax.layers import scoring
 from sine_jax.layers.scoring import UserState
@@ -25,7 +25,7 @@ T, N, D = 5, 9, 8
 def configured(name, **options):
     small = {"name": name, "max_len": T, "dim": D, "num_blocks": 1, "num_interests": 3, "dropout": 0.0}
     changed = small | {"read_skips": True} | options
-    return configs.replace(presets.default(), {f"model.{key}": value for key, value in changed.items()})
+    return configs.replace(configs.Config(), {f"model.{key}": value for key, value in changed.items()})
 
 
 @functools.cache
@@ -327,7 +327,7 @@ def test_feedrec_reads_skips_by_a_query_of_what_was_liked():
     [{"model.active": "filter"}, {"objective.passive_form": "best_interest", "model.fusion": "sum"}],
 )
 def test_what_is_of_sub_interests_is_refused_for_a_network_without_them(options):
-    config = configs.replace(presets.default(), {"model.name": "sasrec", **options})
+    config = configs.replace(configs.Config(), {"model.name": "sasrec", **options})
     with pytest.raises(ValueError, match="model.name=sasrec has no sub-interests"):
         model.init(jax.random.key(0), config, 9)
 
@@ -346,12 +346,12 @@ def test_what_is_of_sub_interests_is_refused_for_a_network_without_them(options)
     ],
 )
 def test_what_a_network_cannot_read_is_refused(options, text):
-    config = configs.replace(presets.default(), options)
+    config = configs.replace(configs.Config(), options)
     with pytest.raises(ValueError, match=f"^{text}$"):
         build_model(config.model, num_items=9)
 
 
 def test_learned_weights_are_those_of_the_terms_that_there_are():
     options = {"model.name": "sasrec", "objective.sampled": 0.0, "objective.weighting": "learned"}
-    params = model.init(jax.random.key(0), configs.replace(presets.default(), options), 9)
+    params = model.init(jax.random.key(0), configs.replace(configs.Config(), options), 9)
     assert set(params["log_variances"]) == {"passive"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import losses, objectives, presets
+from sine_jax import losses, objectives
 from sine_jax.layers import scoring
 from sine_jax.model import active_relation, build_model
 from sine_jax.types import PAD, TrainBatch
@@ -20,7 +20,7 @@ N, T = 20, 4
 def setup(**overrides):
     names = {"model.max_len": T, "model.dim": 8, "model.num_blocks": 1, "model.dropout": 0.0}
     names |= {"objective.l2": 0.01, "objective.sampled": 1.0, "objective.num_skips": 1}
-    config = configs.replace(presets.default(), names | {k.replace("__", "."): v for k, v in overrides.items()})
+    config = configs.replace(configs.Config(), names | {k.replace("__", "."): v for k, v in overrides.items()})
     rng = np.random.default_rng(0)
     shape = (3, T)
     positives = rng.integers(1, N + 1, shape)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from sine_jax import config as configs
-from sine_jax import optimizer, presets
+from sine_jax import optimizer
 from sine_jax.config import OptimizerConfig
 
 
@@ -41,7 +41,7 @@ def test_adamw_shrinks_maps_by_rate_times_decay():
 
 
 def test_decay_spares_embeddings_norms_and_biases():
-    config = configs.replace(presets.default(), {"model.max_len": 4, "model.dim": 4, "model.read_skips": True})
+    config = configs.replace(configs.Config(), {"model.max_len": 4, "model.dim": 4, "model.read_skips": True})
     config = configs.replace(config, {"model.kernel_dim": 2})
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), config, 5))
     leaves = jax.tree_util.tree_leaves_with_path(optimizer.decayed(params))

@@ -300,7 +300,16 @@ def assemble(
     drawn = xp.where(positives[..., None] != PAD, sampler.draw(draw), PAD)
     chances = sampler.log_chance(draw, drawn) if objective.needs_chances and sampler.log_chance else None
     return TrainBatch(
-        users, window.items, window.watched, positives, drawn, skips, chances, window.times, segments=window.segments
+        users,
+        window.items,
+        window.watched,
+        positives,
+        drawn,
+        skips,
+        chances,
+        window.times,
+        segments=window.segments,
+        shown_in=window.shown_in,
     )
 
 

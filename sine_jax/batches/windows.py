@@ -20,6 +20,7 @@ class Window(NamedTuple):
     times: AnyArray | None  # [B, T]; None where times are not read
     users: AnyArray  # [B, T], whose exposure it is
     ranks: AnyArray  # [B, T], which of the user's readable exposures it is, from 0
+    shown_in: AnyArray | None  # [B, T, 1 + S, X]; None where no context is used
     segments: AnyArray | None  # [B, T], which of the window's users it belongs to; None where a window has one user
 
 
@@ -38,6 +39,7 @@ class Reading(NamedTuple):
     train_ends: AnyArray  # [U] end of a user's training window (exclusive); offsets[u] where nothing can be learned
     history_ends: AnyArray  # [U] end of what may be read when the split's target is ranked (exclusive)
     times: AnyArray | None = None  # [R] int32, s since the log's first exposure, where times are read
+    shown_in: AnyArray | None = None  # [R, 1 + S, X] int16, contexts of the target and the skips, where they are used
 
 
 def read(
@@ -49,6 +51,7 @@ def read(
     read_times: bool = False,
     ahead: bool = False,
     after_skips: bool = False,
+    contexts: bool = False,
 ) -> Reading:
     """Lays out what a split lets the encoder read.
 
@@ -61,6 +64,7 @@ def read(
       ahead: pair a target with the next S skips after the exposure that is read, whether they come before the target
         or after it; otherwise with the skips among the S exposures right before the target.
       after_skips: skips that are read have targets too, and pairs with the skips after them.
+      contexts: whether the contexts of targets and skips are used, if the log has any.
 
     Returns:
       A `Reading` of numpy arrays.
@@ -74,6 +78,8 @@ def read(
     readable = np.flatnonzero(kept)
     targets = np.full(len(readable), PAD, np.int32)
     skips = np.full((len(readable), num_skips), PAD, np.int32)
+    of_log = log.contexts if contexts else None
+    shown_in = None if of_log is None else np.zeros((len(readable), 1 + num_skips, of_log.shape[1]), np.int16)
 
     # Pairs of an exposure and the next positive of its user (source, target) within the user's training part.
     positives, source = np.flatnonzero(watched), np.flatnonzero(kept if after_skips else watched)
@@ -84,6 +90,8 @@ def read(
     source, target, owners = source[paired], target[paired], owners[paired]
     at = readable_before[source]
     targets[at] = log.items[target]
+    if shown_in is not None and of_log is not None:
+        shown_in[at, 0] = of_log[target]
     every_skip = np.flatnonzero(log.feedback == SKIPPED)
     following = np.searchsorted(every_skip, source)
     for s in range(num_skips):
@@ -93,7 +101,10 @@ def read(
         else:
             place = target - 1 - s
             skipped = (place > source) & (log.feedback[place] == SKIPPED)
-        skips[at, s] = np.where(skipped, log.items[np.minimum(place, len(log.items) - 1)], PAD)
+        place = np.minimum(place, len(log.items) - 1)
+        skips[at, s] = np.where(skipped, log.items[place], PAD)
+        if shown_in is not None and of_log is not None:
+            shown_in[at, 1 + s] = np.where(skipped[:, None], of_log[place], 0)
 
     offsets = readable_before[log.offsets]
     times = _seconds(log.times)[readable] if read_times else None
@@ -108,6 +119,7 @@ def read(
         train_ends=train_ends,
         history_ends=readable_before[split.history_end],
         times=times,
+        shown_in=shown_in,
     )
 
 
@@ -123,6 +135,7 @@ def of_config(log: EventLog, split: Split, *, config: Config) -> Reading:
         read_times=config.model.read_times,
         ahead=ahead,
         after_skips=objective.after_skips,
+        contexts=config.model.context,
     )
 
 
@@ -172,6 +185,7 @@ def window(reading: Reading, users: AnyArray, ends: AnyArray, *, width: int, lim
         targets=xp.where(valid, reading.targets[exposures], PAD),
         skips=xp.where(valid[..., None], reading.skips[exposures], PAD),
         times=None if reading.times is None else xp.where(valid, reading.times[exposures], 0),
+        shown_in=None if reading.shown_in is None else xp.where(valid[..., None, None], reading.shown_in[exposures], 0),
         users=xp.where(valid, of_column(users), -1),
         ranks=xp.where(valid, exposures - of_column(first), 0),
         segments=place.astype(xp.int32) if users.shape[1] > 1 else None,

@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sine_jax.config import Config
+from sine_jax.layers import signed_kernel
 
 BACKWARD = 2  # a backward pass in forward passes
 _MOMENTS = {"adam": 2, "adamw": 2, "adagrad": 1}
@@ -56,8 +57,8 @@ def forward_flops(config: Config, *, tokens: float, pairs: float) -> float:
     elif model.name != "sasrec":
         raise ValueError(f"model.name={model.name}: its operations have not been counted; choose sine or sasrec")
     candidates = 1 + objective.num_negatives + objective.num_skips
-    scoring = 2.0 * dim * candidates * (2 * vectors if vectors > 1 else 1)
-    return tokens * (per_token + scoring) + pairs * per_pair
+    scoring = 2.0 * dim * candidates * (2 * vectors if vectors > 1 else 1) + 2.0 * model.kernel_dim * candidates
+    return tokens * (per_token + _kernel_flops(config) + scoring) + pairs * per_pair
 
 
 def step_flops(config: Config, *, tokens: float, pairs: float) -> float:
@@ -83,6 +84,12 @@ def step_bytes(config: Config, *, tokens: float, pairs: float, num_items: int) -
     width = _FLOAT if model.dtype == "float32" else 2
     saved = model.num_blocks * (tokens * _SAVED * model.dim * width + pairs * model.num_heads * width)
     return updated + 2 * saved
+
+
+def _kernel_flops(config: Config) -> float:
+    """Of a token, for the signed kernel: skipped and watched exposures of its chunk, and the state before and after."""
+    chunk, decays = min(signed_kernel.CHUNK, config.model.max_len), len(signed_kernel.DECAYS)
+    return 2.0 * 2 * (chunk + 2 * decays) * config.model.kernel_dim
 
 
 def _fusion_flops(config: Config) -> float:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from sine_jax.data.ingest import CONTEXT
 from sine_jax.data.rawfiles import Piece
 from sine_jax.types import WATCHED, EventLog
 
@@ -34,8 +35,9 @@ class Collation(NamedTuple):
     users: pl.Series  # [U] external ids, in order
     items: pl.Series  # [N] external ids of items 1..N
     lengths: np.ndarray  # [U] exposures of each user
+    contexts: dict[str, list[str]]  # values of each context column; they are numbered from 1 over all columns
     dropped: dict[str, int]  # how many the filters left out, by reason
-    path: Path  # the exposures: user, item, time, order, arrival, feedback, play, duration
+    path: Path  # the exposures: user, item, time, order, arrival, feedback, play, duration, contexts
 
 
 def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, int]]:
@@ -98,12 +100,21 @@ def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposure
         )
     events = events.join(users.lazy().select("user", "user number"), on="user", how="inner")
     items = _numbered(_collected(events.select("item").unique()), "item", first=1)
-    encoded = events.join(items.lazy(), on="item", how="inner").select(
-        "arrival", "time", "order", "feedback", "play", "duration", user="user number", item="item number"
+    encoded = events.join(items.lazy(), on="item", how="inner")
+    contexts: dict[str, list[str]] = {}
+    for column in (name for name in events.collect_schema().names() if name.startswith(CONTEXT)):
+        found = _collected(events.select(column).unique()).drop_nulls()
+        values = _numbered(found, column, first=1 + sum(map(len, contexts.values())))
+        contexts[column.removeprefix(CONTEXT)] = values[column].to_list()
+        encoded = encoded.join(values.lazy(), on=column, how="left").drop(column)
+    _refuse_many(contexts)
+    codes = [pl.col(f"{CONTEXT}{name} number").fill_null(0).cast(pl.Int16).alias(CONTEXT + name) for name in contexts]
+    encoded = encoded.select(
+        "arrival", "time", "order", "feedback", "play", "duration", *codes, user="user number", item="item number"
     )
     path = folder / "encoded.parquet"
     encoded.sink_parquet(path, compression="lz4")
-    return Collation(users["user"], items["item"], users["length"].to_numpy().astype(np.int64), dropped, path)
+    return Collation(users["user"], items["item"], users["length"].to_numpy().astype(np.int64), contexts, dropped, path)
 
 
 def blocks(collation: Collation) -> Iterator[EventLog]:
@@ -114,11 +125,23 @@ def blocks(collation: Collation) -> Iterator[EventLog]:
         mine = events.filter(pl.col("user").is_between(begin, end, closed="left"))
         frame = mine.collect().sort("user", "time", "order", "arrival")
         columns = {name: frame[column].to_numpy() for name, column in _COLUMNS.items()}
+        if collation.contexts:
+            columns["contexts"] = frame.select(CONTEXT + name for name in collation.contexts).to_numpy()
         sub_ends = ends[begin:end] - (ends[begin] - collation.lengths[begin])
         for first, last in _ranges(sub_ends, BLOCK_EVENTS):
             offsets = np.concatenate([[0], sub_ends])[first : last + 1]
             block = {name: column[offsets[0] : offsets[-1]] for name, column in columns.items()}
             yield EventLog(**block, offsets=offsets - offsets[0])
+
+
+def _refuse_many(contexts: dict[str, list[str]]) -> None:
+    """Refuses context columns whose values have no room in int16."""
+    if sum(map(len, contexts.values())) > np.iinfo(np.int16).max:
+        name = max(contexts, key=lambda name: len(contexts[name]))
+        raise ValueError(
+            f"--columns: context column {name} has {len(contexts[name]):,} values, and all together may have "
+            f"{np.iinfo(np.int16).max:,}; map a column of few categories, or bin this one"
+        )
 
 
 def _ranges(ends: np.ndarray, size: int) -> Iterator[tuple[int, int]]:

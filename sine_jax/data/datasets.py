@@ -23,7 +23,6 @@ import numpy as np
 import polars as pl
 
 from sine_jax.data import records
-from sine_jax.data.records import DTYPES
 from sine_jax.types import EventLog
 
 INFO, USERS, ITEMS = "info.json", "users.parquet", "items.parquet"
@@ -54,6 +53,9 @@ class DataInfo:
     fingerprint: str
     vocabulary: str
     versions: dict[str, str]
+    contexts: dict[str, list[str]] = dataclasses.field(
+        default_factory=dict
+    )  # values by column, numbered from 1 over all
     law: dict[str, Any] | None = None  # settings of a synthetic log (see data.law)
 
     def to_json(self) -> str:
@@ -81,18 +83,22 @@ def load(path: str | os.PathLike[str]) -> Dataset:
       ValueError: there is no data set, or it is damaged or incomplete.
     """
     info = read_info(path)
-    sizes = {name: info.num_users if name == "lengths" else info.num_events for name in DTYPES}
+    per_exposure = {"contexts": len(info.contexts)}
+    names = records.names(len(info.contexts))
+    sizes = {name: info.num_events * per_exposure.get(name, 1) for name in names} | {"lengths": info.num_users}
     try:
         columns = records.read(path, sizes)
     except Exception as error:  # tfds and array_record raise many types for a damaged file
         raise ValueError(f"{path}: the prepared data set is damaged ({first_line(error)}); prepare it again") from error
-    digests = [hashlib.sha256(columns[name].data).hexdigest() for name in DTYPES]
+    digests = [hashlib.sha256(columns[name].data).hexdigest() for name in names]
     digests += [id_digest(_ids(Path(path) / USERS)), id_digest(_ids(Path(path) / ITEMS))]
     if combined_digest(digests) != info.fingerprint:
         raise ValueError(
             f"{path}: the prepared data set is damaged (it does not match its fingerprint); prepare it again"
         )
     offsets = np.concatenate([[0], np.cumsum(columns.pop("lengths"))])
+    if info.contexts:
+        columns["contexts"] = columns["contexts"].reshape(-1, len(info.contexts))
     return Dataset(EventLog(**columns, offsets=offsets), info, str(path))
 
 

@@ -1,6 +1,7 @@
 """From raw rows to canonical, validated exposures.
 
-A canonical frame has the columns of CANONICAL, whatever the source. No value in it is missing or out of range.
+A canonical frame has the columns of CANONICAL, whatever the source, in which no value is missing or out of range. The
+context columns of the log follow as text.
 A bad row is refused, with file, row and remedy, or dropped and counted.
 """
 
@@ -23,6 +24,7 @@ CANONICAL = {
     "play": pl.Int32,  # ms; -1 where unknown
     "duration": pl.Int32,  # ms; -1 where unknown
 }
+CONTEXT = "context "  # what the name of a context column begins with in a canonical frame
 MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 
 _EARLIEST, _LATEST = 10**11, 10**14  # ms: the years 1973 and 5138; today in seconds or microseconds is outside
@@ -40,6 +42,15 @@ class Roles(NamedTuple):
     play: str = ""
     duration: str = ""
     dislike: str = ""
+    context: str = ""  # names joined by +
+
+    @property
+    def contexts(self) -> list[str]:
+        """The context columns."""
+        return self.context.split("+") if self.context else []
+
+
+_SINGLE = tuple(role for role in Roles._fields if role != "context")  # roles of one column
 
 
 class Units(NamedTuple):
@@ -77,6 +88,11 @@ def parse_roles(text: str) -> Roles:
         if role in found:
             raise ValueError(f"--columns={text}: {role!r} is mapped twice; keep one")
         found[role] = column
+    contexts = found.get("context", "x").split("+")
+    if "" in contexts or len(set(contexts)) < len(contexts):
+        raise ValueError(
+            f"--columns={text}: context={found['context']}: a name is empty or repeated; write context=A+B"
+        )
     for role in ("user", "item"):
         if role not in found:
             raise ValueError(f"--columns={text}: no column is the {role}; map {role}=NAME")
@@ -98,8 +114,8 @@ def check_rule(roles: Roles, rule: labels.Rule) -> None:
 
 def raw_columns(roles: Roles, rule: labels.Rule) -> list[str]:
     """The raw columns to read, each once."""
-    read = [role for role in Roles._fields if role != "watched" or role in rule.needs]
-    return list(dict.fromkeys(getattr(roles, role) for role in read if getattr(roles, role)))
+    read = [role for role in _SINGLE if role != "watched" or role in rule.needs]
+    return list(dict.fromkeys([getattr(roles, role) for role in read if getattr(roles, role)] + roles.contexts))
 
 
 def canonical(
@@ -143,7 +159,7 @@ def canonical(
 def _values(schema: pl.Schema, roles: Roles, units: Units) -> list[pl.Expr]:
     """Each role as an id (String) or a number (Float64); null if the cell is neither."""
     values = [_identifier(getattr(roles, role), schema).alias(role) for role in ("user", "item")]
-    for role in Roles._fields[2:]:
+    for role in _SINGLE[2:]:
         name = getattr(roles, role)
         if name not in schema:
             values.append(pl.lit(None, pl.Float64).alias(role))
@@ -152,7 +168,7 @@ def _values(schema: pl.Schema, roles: Roles, units: Units) -> list[pl.Expr]:
         if role in Units._fields and not schema[name].is_temporal():
             number = (number * getattr(units, role)).round()
         values += [number.alias(role), pl.col(name).is_null().alias(f"{role} absent")]
-    return values
+    return values + [_category(name, schema).alias(CONTEXT + name) for name in roles.contexts]
 
 
 def _identifier(name: str, schema: pl.Schema) -> pl.Expr:
@@ -161,6 +177,18 @@ def _identifier(name: str, schema: pl.Schema) -> pl.Expr:
     if schema[name].is_float():
         column = pl.when(column == column.round()).then(column).cast(pl.Int64, strict=False)
     return column.cast(pl.String).replace("", None)
+
+
+def _category(name: str, schema: pl.Schema) -> pl.Expr:
+    """A context column as text; 7.0 of a float column is `7`, and null or an empty cell is unknown."""
+    column = pl.col(name)
+    if schema[name].is_float():
+        column = column.fill_nan(None)
+        whole = (column == column.round()) & (column.abs() < _EXACT)
+        return (
+            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+        )
+    return column.cast(pl.String).str.strip_chars().replace("", None)
 
 
 def _number(name: str, schema: pl.Schema) -> pl.Expr:
@@ -228,6 +256,9 @@ def _finished(frame: pl.DataFrame, rule: labels.Rule) -> pl.DataFrame:
     code = labels.feedback(rule, (pl.col("dislike") == 1).fill_null(False))
     frame = frame.with_columns(code, pl.when(pl.col("duration") > 0).then("duration"))
     return frame.select(
-        pl.col(name).fill_null(0 if name == "order" else -1).cast(dtype) if dtype != pl.String else name
-        for name, dtype in CANONICAL.items()
+        *(
+            pl.col(name).fill_null(0 if name == "order" else -1).cast(dtype) if dtype != pl.String else name
+            for name, dtype in CANONICAL.items()
+        ),
+        pl.col(f"^{CONTEXT}.*$"),
     )

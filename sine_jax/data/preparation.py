@@ -19,7 +19,7 @@ import polars as pl
 
 from sine_jax.data import collation, datasets, ingest, labels, records, synthetic
 from sine_jax.data.datasets import INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
-from sine_jax.data.records import DTYPES, FORMAT
+from sine_jax.data.records import FORMAT
 from sine_jax.data.sources import RawLog
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
 
@@ -64,8 +64,10 @@ def prepare(
         collated = collation.collate(files, scratch, min_positives=min_positives, min_exposures=min_exposures)
         for file in files:
             file.unlink()
-        summary = _Summary()
-        folder = records.write(raw.name, summary.through(collation.blocks(collated)), scratch)
+        num_contexts = len(collated.contexts)
+        summary = _Summary(num_contexts)
+        blocks = summary.through(collation.blocks(collated))
+        folder = records.write(raw.name, blocks, scratch, num_contexts=num_contexts)
         truth = synthetic.truth(raw.law) if raw.law else (None, None)
         for name, ids, known in zip((ITEMS, USERS), (collated.items, collated.users), truth, strict=True):
             _with_truth(pl.DataFrame({"id": ids}), known).write_parquet(folder / name)
@@ -76,6 +78,7 @@ def prepare(
             dropped=dropped | collated.dropped,
             users=collated.users,
             items=collated.items,
+            contexts=collated.contexts,
             law=raw.law and raw.law._asdict(),
         )
         (folder / INFO).write_text(info.to_json())
@@ -89,8 +92,8 @@ def prepare(
 class _Summary:
     """Counts and digests of the blocks that pass through it."""
 
-    def __init__(self) -> None:
-        self._digests = {name: hashlib.sha256() for name in DTYPES}
+    def __init__(self, num_contexts: int) -> None:
+        self._digests = {name: hashlib.sha256() for name in records.names(num_contexts)}
         self._counts = np.zeros(3, np.int64)
         self._has_times = True
 
@@ -98,7 +101,7 @@ class _Summary:
         """Yields the blocks unchanged."""
         for block in blocks:
             for name, digest in self._digests.items():
-                digest.update(np.ascontiguousarray(getattr(block, name), DTYPES[name]).data)
+                digest.update(records.column(block, name).data)
             self._counts += np.bincount(block.feedback, minlength=3)
             self._has_times &= bool((block.times >= 0).all())
             yield block

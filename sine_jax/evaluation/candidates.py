@@ -31,6 +31,8 @@ class Population(NamedTuple):
     owners: np.ndarray  # [L] int64, the user of each place
     ends: np.ndarray  # [L] int64, absolute positions; what was shown before may be read
     left_out: dict[str, int]  # users who take no part, by reason
+    target_contexts: np.ndarray | None = None  # [V, X] int16; None where contexts are not used
+    other_contexts: np.ndarray | None = None  # [F - V, X]
 
     @property
     def users(self) -> np.ndarray:
@@ -44,15 +46,17 @@ def neighbouring_skips(log: EventLog, split: Split) -> Population:
     Users without such a skip take part: their target counts in the pooled AUC, as in the released code, and in no other
     metric. An item that was skipped twice is a candidate twice.
     """
-    return _population(log, split, split.candidates_begin, split.candidates_end, kept=log.feedback == SKIPPED)
+    found = _population(log, split, split.candidates_begin, split.candidates_end, kept=log.feedback == SKIPPED)
+    return found if log.contexts is None else found._replace(target_contexts=log.contexts[split.target[found.places]])
 
 
 def seen_items(log: EventLog, split: Split) -> Population:
     """Each target with all other exposures of its user, before and after it.
 
-    The skips that the split names as candidates come first.
+    The skips that the split names as candidates come first. Contexts are not used: the catalogue was not shown in any.
     """
-    return _population(log, split, log.offsets[:-1], log.offsets[1:], kept=np.ones(len(log.items), bool))
+    found = _population(log, split, log.offsets[:-1], log.offsets[1:], kept=np.ones(len(log.items), bool))
+    return found._replace(other_contexts=None)
 
 
 def held_out(log: EventLog, split: Split) -> Population:
@@ -87,6 +91,8 @@ def held_out(log: EventLog, split: Split) -> Population:
             "nothing held out": int(np.count_nonzero(number == 0)),
             "one outcome alone among what is held out": int(np.count_nonzero((number > 0) & ~both)),
         },
+        target_contexts=None if log.contexts is None else log.contexts[ends],
+        other_contexts=None if log.contexts is None else log.contexts[:0],
     )
 
 
@@ -117,6 +123,7 @@ def _population(log: EventLog, split: Split, begins: np.ndarray, ends: np.ndarra
             "no target": int(np.count_nonzero(~has_target)),
             "nothing watched before the target": int(np.count_nonzero(has_target & ~takes_part)),
         },
+        other_contexts=None if log.contexts is None else log.contexts[positions],
     )
 
 
@@ -187,7 +194,8 @@ def _batch(
     there = (columns < ends - begins) & known[:, None]
     candidates = np.full((len(rows), num_candidates), PAD, np.int32)
     candidates[known, 0] = population.targets[rows[known]]
-    candidates[:, 1:][there] = population.others[(begins + columns)[there]]
+    others = (begins + columns)[there]
+    candidates[:, 1:][there] = population.others[others]
     first = np.arange(num_candidates) == 0
     labels = first & (known & population.watched[rows])[:, None]
     skipped = (candidates != PAD) & ~first & (np.arange(num_candidates) <= population.skips[rows][:, None])
@@ -199,4 +207,16 @@ def _batch(
         labels=labels,
         skipped=skipped,
         times=read.times,
+        contexts=_contexts(population, rows, there, others),
     )
+
+
+def _contexts(population: Population, rows: np.ndarray, there: np.ndarray, others: np.ndarray) -> np.ndarray | None:
+    """[B, C, X] contexts of the targets, and of the others where there are any; None where they are not used."""
+    if population.target_contexts is None or population.other_contexts is None:
+        return None
+    known = rows >= 0
+    found = np.zeros((len(rows), 1 + there.shape[1], population.target_contexts.shape[1]), np.int16)
+    found[known, 0] = population.target_contexts[rows[known]]
+    found[:, 1:][there] = population.other_contexts[others]
+    return found

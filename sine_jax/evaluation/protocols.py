@@ -77,7 +77,7 @@ def _score_candidates(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatc
 
     def rank(params: Any, batch: EvalBatch) -> Array:
         state = scorer.encode(params, batch.places, batch.histories)
-        return scorer.score_candidates(params, state, batch.candidates)
+        return scorer.score_candidates(params, state, batch.candidates, batch.contexts)
 
     return rank
 

@@ -150,7 +150,7 @@ def _simple(log: EventLog, task: Task, *, num_items: int) -> Iterator[tuple[str,
     population = task.population
 
     def at_places(biases: Biases) -> Biases:
-        return Biases(biases.users[population.owners], biases.items)
+        return biases._replace(users=biases.users[population.owners])
 
     yield "random", "random", np.uint32(0)
     for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():

@@ -22,7 +22,8 @@ class Scorer(NamedTuple):
     """
 
     encode: Callable[[Any, AnyArray, Histories], State]  # params, places [B], histories [B, T] -> state, leading axis B
-    score_candidates: Callable[[Any, State, AnyArray], Array]  # params, state, candidates [B, C] -> [B, C]
+    # params, state, candidates [B, C], contexts [B, C, X] or None -> [B, C]
+    score_candidates: Callable[[Any, State, AnyArray, AnyArray | None], Array]
     score_items: Callable[[Any, State, Array], Array]  # params, state, items [C] -> [B, C]
 
 
@@ -36,14 +37,20 @@ def of_model(model: Model) -> Scorer:
 
 
 def of_biases() -> Scorer:
-    """A sum of a user's and an item's value; parameters are `simple_scorers.Biases`."""
+    """A sum of a user's, an item's and the contexts' values; parameters are `simple_scorers.Biases`."""
 
     def encode(params: Biases, places: AnyArray, histories: Histories) -> Array:
         return params.users[places]
 
+    def score_candidates(params: Biases, state: Array, candidates: AnyArray, contexts: AnyArray | None) -> Array:
+        scores = state[:, None] + params.items[candidates]
+        if params.contexts is None or contexts is None:
+            return scores
+        return scores + jnp.sum(params.contexts[contexts], axis=-1)
+
     return Scorer(
         encode=encode,
-        score_candidates=lambda params, state, candidates: state[:, None] + params.items[candidates],
+        score_candidates=score_candidates,
         score_items=lambda params, state, items: state[:, None] + params.items[items][None, :],
     )
 
@@ -57,7 +64,9 @@ def of_factors() -> Scorer:
     def score_items(params: Factors, state: tuple[Array, Array], items: Array) -> Array:
         return state[0] @ params.items[items].T + state[1][:, None] + params.biases.items[items][None, :]
 
-    def score_candidates(params: Factors, state: tuple[Array, Array], candidates: AnyArray) -> Array:
+    def score_candidates(
+        params: Factors, state: tuple[Array, Array], candidates: AnyArray, contexts: AnyArray | None
+    ) -> Array:
         products = jnp.einsum("bd,bcd->bc", state[0], params.items[candidates])
         return products + state[1][:, None] + params.biases.items[candidates]
 
@@ -68,7 +77,7 @@ def at_random() -> Scorer:
     """Noise that depends on place and item alone; the parameter is a seed [] of type uint32."""
     return Scorer(
         encode=lambda params, places, histories: _mixed(jnp.asarray(places, jnp.uint32) ^ params),
-        score_candidates=lambda params, state, candidates: _noise(state[:, None], candidates),
+        score_candidates=lambda params, state, candidates, contexts: _noise(state[:, None], candidates),
         score_items=lambda params, state, items: _noise(state[:, None], items[None, :]),
     )
 

@@ -30,10 +30,11 @@ PRIOR_PAIRS = 600_000  # a convention, not tuned: for more pairs, the prior of `
 
 
 class Biases(NamedTuple):
-    """A scorer `users[u] + items[i]`."""
+    """A scorer `users[u] + items[i]`, plus `contexts[x]` for each context of the exposure."""
 
     users: Array  # [U] float32
     items: Array  # [N + 1] float32
+    contexts: Array | None = None  # [values + 1] float32, 0 at 0; None without contexts
 
 
 class Factors(NamedTuple):
@@ -94,8 +95,9 @@ def logistic_biases(
     steps_per_epoch: int = 80,
     learning_rate: float = 0.01,
     seed: int = 0,
+    contexts: bool = False,
 ) -> Biases:
-    """A logistic regression of watching on user and item, fitted by Adam.
+    """A logistic regression of watching on user and item, and on the contexts of the exposure, fitted by Adam.
 
     Args:
       log: exposures.
@@ -105,31 +107,48 @@ def logistic_biases(
       steps_per_epoch: batches of a pass, for a log of any size.
       learning_rate: of Adam.
       seed: of the order of the exposures.
+      contexts: whether the contexts are fitted too, if the log has any.
 
     Returns:
       Log-odds; the overall mean is part of the users' values.
     """
     users, items, watched = _exposures(log, where)
+    shown_in = jnp.asarray(log.contexts[where]) if contexts and log.contexts is not None else None
 
     def losses(params: tuple[Biases, Array], places: Array) -> Array:
         biases, mean = params
         logits = biases.users[users[places]] + biases.items[items[places]] + mean
+        if shown_in is not None and biases.contexts is not None:
+            at = shown_in[places]
+            logits += jnp.sum(jnp.where(at > 0, biases.contexts[at], 0), axis=-1)
         return optax.sigmoid_binary_cross_entropy(logits, watched[places])
 
+    of_contexts = None if shown_in is None else jnp.zeros(num_contexts(log) + 1)
     biases, mean = _fit(
         losses,
-        (Biases(jnp.zeros(log.num_users), jnp.zeros(num_items + 1)), jnp.zeros(())),
+        (Biases(jnp.zeros(log.num_users), jnp.zeros(num_items + 1), of_contexts), jnp.zeros(())),
         jax.random.key(seed),
         number=len(items),
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         learning_rate=learning_rate,
     )
-    return Biases(biases.users + mean, biases.items)
+    return biases._replace(users=biases.users + mean)
+
+
+def num_contexts(log: EventLog) -> int:
+    """How many context values appear in a log at most; 0 without contexts."""
+    return 0 if log.contexts is None else int(log.contexts.max(initial=0))
 
 
 def within_users(
-    log: EventLog, where: np.ndarray, *, num_items: int, reach: int = 40, shrinkage: float = 3.0
+    log: EventLog,
+    where: np.ndarray,
+    *,
+    num_items: int,
+    reach: int = 40,
+    shrinkage: float = 3.0,
+    contexts: bool = False,
 ) -> Biases:
     """Item biases that rank what a user watched over what the same user skipped; how much a user watches cancels.
 
@@ -143,26 +162,40 @@ def within_users(
       reach: the largest distance of the two, in exposures.
       shrinkage: precision of the prior for up to `PRIOR_PAIRS` pairs; beyond, it grows in proportion to the pairs. Its
         default and that of `reach` are conventions: no search over them is recorded.
+      contexts: whether the contexts are fitted too, if the log has any.
 
     References:
       Bradley and Terry, "Rank Analysis of Incomplete Block Designs", Biometrika 39 (1952).
     """
     users = log.users
     watched = log.feedback == WATCHED
-    # The same pair of items for many users is one entry with a weight.
+    # What is compared is an item in its contexts. The same pair of them for many users is one entry with a weight.
+    shown = np.asarray(log.items, np.int64)[:, None]
+    if contexts and log.contexts is not None:
+        shown = np.concatenate([shown, log.contexts], axis=1)
+    compared, shown = np.unique(shown, axis=0, return_inverse=True) if shown.shape[1] > 1 else (None, shown[:, 0])
+    size = num_items + 1 if compared is None else len(compared)
     keys = [np.zeros(0, np.int64)]
     for distance in range(1, min(reach, len(log.items) - 1) + 1):
         first, second = slice(None, -distance), slice(distance, None)
         paired = (users[first] == users[second]) & where[first] & where[second] & (watched[first] != watched[second])
-        a, b, one = log.items[first][paired], log.items[second][paired], watched[first][paired]
-        keys.append(np.where(one, a, b).astype(np.int64) * (num_items + 1) + np.where(one, b, a))
+        a, b, one = shown[first][paired], shown[second][paired], watched[first][paired]
+        keys.append(np.where(one, a, b) * size + np.where(one, b, a))
     pairs, counted = np.unique(np.concatenate(keys), return_counts=True)
-    preferred, other = (jnp.asarray(part.astype(np.int32)) for part in np.divmod(pairs, num_items + 1))
+    preferred, other = (jnp.asarray(part.astype(np.int32)) for part in np.divmod(pairs, size))
     weights = jnp.asarray(counted, jnp.float32)
     prior = shrinkage * max(float(weights.sum()) / PRIOR_PAIRS, 1.0)
 
+    def worth(biases: Array) -> Array:
+        """[size] of what is compared; the values of contexts follow those of items."""
+        if compared is None:
+            return biases
+        at = jnp.asarray(compared[:, 1:])
+        return biases[compared[:, 0]] + jnp.sum(jnp.where(at > 0, biases[num_items + at], 0), axis=-1)
+
     def loss(biases: Array) -> Array:
-        margins = biases[preferred] - biases[other]
+        values = worth(biases)
+        margins = values[preferred] - values[other]
         return -jnp.sum(weights * jax.nn.log_sigmoid(margins)) + prior / 2 * jnp.sum(jnp.square(biases))
 
     value = jax.jit(jax.value_and_grad(loss))
@@ -171,9 +204,17 @@ def within_users(
         return [np.asarray(part, np.float64) for part in value(jnp.asarray(biases, jnp.float32))]
 
     found = scipy.optimize.minimize(
-        on_host, np.zeros(num_items + 1), jac=True, method="L-BFGS-B", options={"maxiter": 200}
+        on_host,
+        np.zeros(num_items + 1 + (0 if compared is None else num_contexts(log))),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 200},
     )
-    return _of_items(log, found.x)
+    of_items, of_contexts = np.split(found.x, [num_items + 1])
+    biases = _of_items(log, of_items)
+    if compared is None:
+        return biases
+    return biases._replace(contexts=jnp.asarray(np.concatenate([[0], of_contexts]), jnp.float32))
 
 
 PRECISIONS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the priors that `factorise` tries; a convention
@@ -257,7 +298,7 @@ def factorise(
 
 def item_part(biases: Biases) -> Biases:
     """The same without the users' values, for the pooled AUC of items alone."""
-    return Biases(jnp.zeros_like(biases.users), biases.items)
+    return biases._replace(users=jnp.zeros_like(biases.users))
 
 
 def by_counting(log: EventLog, split: Split, *, num_items: int) -> dict[str, Biases]:
@@ -269,6 +310,14 @@ def by_counting(log: EventLog, split: Split, *, num_items: int) -> dict[str, Bia
     learned, read = training(log, split), history(log, split)
     fitted, later = (logistic_biases(log, where, num_items=num_items) for where in (learned, read))
     pairs = training_pairs(log, split)
+    with_contexts = {}
+    if log.contexts is not None:
+        in_context = logistic_biases(log, learned, num_items=num_items, contexts=True)
+        with_contexts = {
+            "item bias + context": item_part(in_context),
+            "user + item bias + context": in_context,
+            "item bias (within users) + context": within_users(log, learned, num_items=num_items, contexts=True),
+        }
     return {
         "item count": item_count(log, learned, num_items=num_items),
         "item rate (pairs)": item_rate(log, pairs, num_items=num_items),
@@ -279,6 +328,7 @@ def by_counting(log: EventLog, split: Split, *, num_items: int) -> dict[str, Bia
         "item rate (history)": item_rate(log, read, num_items=num_items),
         "item bias (history)": item_part(later),
         "user + item bias (history)": later,
+        **with_contexts,
     }
 
 

@@ -87,7 +87,7 @@ def test_hardly_anything_is_padding_on_lengths_as_they_are():
     lengths = np.minimum(1 + np.random.default_rng(0).geometric(1 / 14, 4000), 90)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     reading = prepared(configured())[0].reading._replace(offsets=offsets, train_ends=offsets[1:])
-    config = configs.replace(presets.default(), {"model.max_len": 200})
+    config = configs.replace(configs.Config(), {"model.max_len": 200})
     shared, alone = (pipeline.stratify(reading, config=config, packed=packed) for packed in (True, False))
     assert shared.tokens == alone.tokens == lengths.sum()
     computed, apart = (sum(len(part.layout) * part.width for part in strata.strata) for strata in (shared, alone))

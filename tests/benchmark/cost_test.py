@@ -39,10 +39,10 @@ def scored(params, batch, config):
     [
         (presets.official(), {}),
         (presets.official(adaptive=False), {}),
-        (presets.default(), {}),
-        (presets.default(), {"model.fusion": "candidate_aware", "model.num_heads": 2}),
-        (presets.default(), {"model.fusion": "sum", "objective.num_negatives": 4}),
-        (presets.default(), {"model.name": "sasrec", "model.num_blocks": 3}),
+        (configs.Config(), {}),
+        (configs.Config(), {"model.fusion": "candidate_aware", "model.num_heads": 2}),
+        (configs.Config(), {"model.fusion": "sum", "objective.num_negatives": 4}),
+        (configs.Config(), {"model.name": "sasrec", "model.num_blocks": 3}),
     ],
 )
 def test_operations_are_the_products_that_the_program_holds(preset, overrides):
@@ -56,8 +56,18 @@ def test_operations_are_the_products_that_the_program_holds(preset, overrides):
     assert products(forward.jaxpr) == cost.forward_flops(config, **counts)
 
 
+def test_the_signed_kernel_is_counted_but_for_its_masks_and_decays():
+    config = configured(configs.Config(), {"model.kernel_dim": 16})
+    batch = devices.random_batch(config, num_items=9)
+    params = model.init(jax.random.key(0), config, 9)
+    size, length = batch.items.shape
+    forward = jax.make_jaxpr(lambda p: scored(p, batch, config))(params)
+    counted = cost.forward_flops(config, tokens=size * length, pairs=size * length**2)
+    assert counted <= products(forward.jaxpr) <= 1.15 * counted
+
+
 def test_a_step_is_three_forward_passes():
-    config = configured(presets.default(), {"model.name": "sasrec"})
+    config = configured(configs.Config(), {"model.name": "sasrec"})
     batch = devices.random_batch(config, num_items=9)
     params = model.init(jax.random.key(0), config, 9)
     size, length = batch.items.shape
@@ -66,13 +76,13 @@ def test_a_step_is_three_forward_passes():
 
 
 def test_a_network_whose_operations_nobody_counted_is_refused():
-    config = configured(presets.default(), {"model.name": "gru4rec"})
+    config = configured(configs.Config(), {"model.name": "gru4rec"})
     with pytest.raises(ValueError, match="model.name=gru4rec: its operations .* choose sine or sasrec"):
         cost.forward_flops(config, tokens=1, pairs=1)
 
 
 def test_bytes_grow_with_the_catalogue_by_all_that_the_optimiser_keeps_of_a_row():
-    config = configured(presets.default(), {})
+    config = configured(configs.Config(), {})
     small, large = (cost.step_bytes(config, tokens=10, pairs=10, num_items=n) for n in (100, 150))
     value, gradient, moments = 1, 1, 2
     assert large - small == 50 * config.model.dim * 4 * 2 * (value + gradient + moments)

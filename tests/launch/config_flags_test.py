@@ -21,13 +21,19 @@ def parsed(*arguments):
     return config_flags.config()
 
 
+def _default(name):
+    """The value of an option in the preset that a launch starts from."""
+    section, option = name.split(".")
+    return getattr(getattr(presets.default(), section), option)
+
+
 def test_every_option_has_a_flag_with_its_help_and_choices():
     sections = [getattr(configs.Config(), f.name) for f in dataclasses.fields(configs.Config)]
     options = configs.options()
     assert len(options) == sum(len(dataclasses.fields(section)) for section in sections)
     for name, field in options.items():
         flag = flags.FLAGS[name]
-        assert flag.help.endswith(f"{field.metadata['help']} (default: {field.default})")
+        assert flag.help.endswith(f"{field.metadata['help']} (default: {_default(name)})")
         assert tuple(getattr(flag.parser, "enum_values", ())) == field.metadata["choices"]
 
 
@@ -46,7 +52,7 @@ def test_help_shows_every_flag_once_in_its_section_with_its_default():
             found[name] = told
     assert found.keys() == options.keys()
     for name, field in options.items():
-        told = f"{field.metadata['help']} (default: {field.default})"
+        told = f"{field.metadata['help']} (default: {_default(name)})"
         assert "".join(told.split()) in "".join(found[name].split())  # a line may break after a hyphen
 
 
