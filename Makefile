@@ -9,7 +9,11 @@ VENV = .venv-$(VERSION)
 BIN = $(VENV)/bin
 READY = $(VENV)/ready
 
-.PHONY: train results tables speed test lint clean
+# What all methods of the tables of results/ have in common.
+COMMON = model.max_len=60,train.epochs=20,train.patience=5,train.num_widths=2,train.batch_size=256
+SEEDS ?= 1,2,3
+
+.PHONY: train results tables skips law-1 law-2 law-3 law-4 by-prefix speed test lint clean
 .DELETE_ON_ERROR:
 
 train: $(READY)
@@ -34,13 +38,36 @@ results: $(KUAIRAND)/info.json
 	done; done
 
 # The tables of results/experiments.md: methods by seeds on the same LOG, all at the same options.
-COMMON = model.max_len=60,train.epochs=8,train.patience=2,train.num_widths=2,train.batch_size=256
-SEEDS ?= 1,2,3
 tables: $(KUAIRAND)/info.json
 	for suite in main ablation interests; do \
 	  JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=$$suite \
 	    --data=$(KUAIRAND) --out=$(WORKDIR)/tables/$$suite --seeds=$(SEEDS) --set=$(COMMON) || exit 1; \
 	done
+
+# The tables of results/skips.md that need no LOG: four laws of lasting skips, each drawn from a seed.
+LAWS = law-1 law-2 law-3 law-4
+law-1: DRAWN = --seed=1 --users=10000 --items=1000 --interests=8 --skip_effect=0.8 --skip_decay=0.9
+law-2: DRAWN = --seed=2 --users=8000 --items=800 --interests=12 --skip_effect=1.0 --skip_decay=0.85
+law-3: DRAWN = --seed=3 --users=8000 --items=1500 --interests=5 --skip_effect=0.6 --skip_decay=0.95
+law-4: DRAWN = --seed=4 --users=8000 --items=600 --interests=16 --skip_effect=1.2 --skip_decay=0.7 --affinity=1.0
+skips: $(LAWS) by-prefix
+$(LAWS): $(READY)
+	test -e $(WORKDIR)/$@/info.json || $(BIN)/python -m launch.prepare --source=synthetic --out=$(WORKDIR)/$@ $(DRAWN)
+	JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=skips \
+	  --data=$(WORKDIR)/$@ --out=$(WORKDIR)/tables/$@ --seeds=$(SEEDS) --set=$(COMMON)
+
+# Protocol by_prefix on the first law, and for its null on the same exposures with redrawn feedback.
+WITHOUT_SKIPS = --model.read_skips=false --model.user_bias=false
+PREFIX = --data.split_by=by_share --model.max_len=60 --train.epochs=20 --train.patience=5 --train.num_widths=2 --train.batch_size=256
+by-prefix: law-1
+	test -e $(WORKDIR)/redrawn/info.json || $(BIN)/python -m launch.prepare --source=redrawn --input=$(WORKDIR)/law-1 \
+	  --out=$(WORKDIR)/redrawn --seed=1
+	for data in law-1 redrawn; do for seed in 1 2 3; do for reads in "" "$(WITHOUT_SKIPS)"; do \
+	  run=$(WORKDIR)/prefix/$$data-$$seed$${reads:+-without}; \
+	  $(BIN)/python -m launch.train --data=$(WORKDIR)/$$data --workdir=$$run $(PREFIX) --train.seed=$$seed $$reads && \
+	  $(BIN)/python -m launch.evaluate --workdir=$$run --protocol=by_prefix --nulls=0 || exit 1; \
+	done; $(BIN)/python -m launch.compare --protocol=by_prefix --metric=gauc \
+	  $(WORKDIR)/prefix/$$data-$$seed-without $(WORKDIR)/prefix/$$data-$$seed; done; done
 
 # The table of results/speed.md. RecBole's environment is made beside it (some GB).
 speed: $(KUAIRAND)/info.json

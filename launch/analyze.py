@@ -6,6 +6,10 @@ For example:
   python -m launch.analyze --data=data/mine --out=report/ --session_gap=10 --split_by=by_time \
     --train_until=1650000000000 --valid_until=1650500000000
 
+Says first whether order can be learned from the log: what recent feedback on similar items tells about the next one, on
+users that it was not fitted to, beside the same with each user's rows shuffled, and with feedback redrawn from biases.
+Where it cannot, no sequence model will rank better than biases and taste.
+
 Writes report/report.html (one file, no scripts, no network) and report/analysis.json. If the log lacks a column, the
 figures that need it are left out (null in the JSON), and the report names them.
 """
@@ -25,7 +29,9 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; made if it does no
 SESSION_GAP = flags.DEFINE_float(
     "session_gap", 30.0, "Minutes without an exposure after which a session ends.", lower_bound=0.0
 )
-SPLIT_BY = flags.DEFINE_enum("split_by", "last_positive", ["last_positive", "by_time"], "The split to check for leaks.")
+SPLIT_BY = flags.DEFINE_enum(
+    "split_by", "last_positive", ["last_positive", "by_time", "by_share"], "The split to check for leaks."
+)
 TRAIN_UNTIL = flags.DEFINE_integer("train_until", 0, "by_time: first instant of validation, ms since 1970.")
 VALID_UNTIL = flags.DEFINE_integer("valid_until", 0, "by_time: first instant of the test, ms since 1970.")
 
@@ -54,6 +60,7 @@ def main() -> None:
     )
     title = f"Passive feedback in {Path(dataset.path).name} (label: {dataset.info.label_rule})"
     workdir.write_whole(folder / "report.html", report.page(found, title=title))
+    print(found.ordered.verdict)
     print(f"{len(dataset.log.items):,} exposures, skip rate {found.counts.skip_rate:.1%}")
     print(f"wrote {folder / 'report.html'} and analysis.json")
 

@@ -10,7 +10,8 @@ For example:
     python -m launch.experiment --suite=main --data=data/kuairand --out=tables/searched --trials=8 \
       --only='^sasrec$|hstu'
 
-Suites: main (methods), ablation (parts of SINE, and each correction alone), interests (K and T). Writes the table as
+Suites: main (methods), ablation (the default without each part, and each correction alone), interests (K and T), skips
+(with skips as input and without). Writes the table as
 <suite>.md, .csv and .png into --out, and beside it a workdir per run, which launch.compare reads.
 """
 

@@ -16,10 +16,10 @@ LAUNCH = PACKAGE.parent / "launch"
 ROWS = [
     ["types", "config", "parallel", "progress", "plots"],
     [
-        *("presets", "official", "layers", "data", "batches", "analysis"),
+        *("presets", "official", "layers", "data", "batches"),
         *("losses", "sparse", "factors", "checkpoints", "workdir"),
     ],
-    ["network", "optimizer"],
+    ["network", "optimizer", "analysis"],
     ["networks", "model"],
     ["objectives", "evaluation"],
     ["training"],
@@ -37,7 +37,14 @@ OWNERS = {  # rooms, or modules of a room
     "polars": ["data", "evaluation.memoryless", "evaluation.report"],
     "recbole": ["benchmark.recbole_worker"],
     "rich": ["evaluation.report", "progress"],
-    "scipy": ["analysis.signals", "evaluation.comparison", "evaluation.memory", "evaluation.simple_scorers", "factors"],
+    "scipy": [
+        "analysis.order",
+        "analysis.signals",
+        "evaluation.comparison",
+        "evaluation.memory",
+        "evaluation.simple_scorers",
+        "factors",
+    ],
     "tensorboardX": ["workdir"],
     "tensorflow": [],
     "tensorflow_datasets": ["data.records"],

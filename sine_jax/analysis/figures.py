@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sine_jax.analysis import signals
+from sine_jax.analysis import order, signals
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog, Split
 
 RULES = ("ratio:0.2", "ratio:0.5", "ratio:1.0", "seconds:3", "seconds:7", "seconds:18")
@@ -129,6 +129,7 @@ class Analysis(NamedTuple):
     patterns: list[signals.Pattern]
     information: list[signals.Information]
     similar_items: signals.SimilarItems
+    ordered: order.Order
     passive_pairs: signals.PassivePairs
     leakage: signals.Leakage
     by_time: ByTime | None
@@ -162,6 +163,7 @@ def analyse(log: EventLog, split: Split, *, num_items: int, session_gap: float, 
         patterns=patterns,
         information=information,
         similar_items=signals.similar_items(log, users, num_items=num_items, seed=seed),
+        ordered=order.measure(log, num_items=num_items, seed=seed),
         passive_pairs=signals.passive_pairs(log, users, split),
         leakage=signals.leakage(log, split),
         by_time=None if absent.times else by_time(log, users, skipped, known, session_gap=session_gap),

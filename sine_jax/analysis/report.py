@@ -14,6 +14,7 @@ import numpy as np
 
 from sine_jax import plots
 from sine_jax.analysis.figures import Analysis, Bins, Histogram, Missing, Popularity, Rule, Spread
+from sine_jax.analysis.order import Order
 from sine_jax.analysis.signals import Information, Pattern, Runs, SimilarItems
 from sine_jax.plots import BLUE, GREY, ORANGE, Axes, Figure
 
@@ -33,6 +34,13 @@ _WORDS = {
     "median_seconds_watched": "median seconds of the watched",
     "median_seconds_skipped": "median seconds of the skipped",
     "order_bits": "bits of the order",
+    "streak_bits": "bits of how much was watched lately",
+    "redrawn_order_bits": "bits of the order where feedback is redrawn",
+    "learnable": "order can be learned",
+    "median_minutes": "median minutes between a user's neighbouring exposures",
+    "median_minutes_if_spread": "the same if each user's exposures were spread evenly",
+    "over_an_hour": "share of gaps over an hour",
+    "over_ten_hours": "share of gaps over ten hours",
     "positives_after_skip": "positives right after a skip",
     "skips_before_positive": "skips right before a positive",
     "training_positives_after_skip": "training positives right after a skip",
@@ -68,7 +76,8 @@ class Section(NamedTuple):
 
 def page(analysis: Analysis, *, title: str) -> str:
     """The report: no scripts, no network."""
-    parts = [f"<h1>{html.escape(title)}</h1>", _table([_line(analysis.counts)])]
+    verdict = f"<p><b>{html.escape(analysis.ordered.verdict)}</b></p>"
+    parts = [f"<h1>{html.escape(title)}</h1>", verdict, _table([_line(analysis.counts)])]
     for what, why in _left_out(analysis.missing):
         parts.append(f'<p class="note">Left out: {html.escape(what)}, because {html.escape(why)}.</p>')
     for section in sections(analysis):
@@ -103,6 +112,11 @@ def sections(analysis: Analysis) -> Iterator[Section]:
     similar = analysis.similar_items
     lifts = [{"before": _BEFORE[name], **_line(lift)} for name, lift in similar._asdict().items()]
     yield Section("similar items", _similar(similar), lifts)
+    ordered = analysis.ordered
+    yield Section("order", _order(ordered), [_bits(ordered)])
+    yield Section("autocorrelation", _autocorrelation(ordered), list(map(_line, ordered.autocorrelation)))
+    if ordered.gaps is not None:
+        yield Section("gaps between exposures", None, _down(ordered.gaps))
     yield Section("popularity", _popularity(analysis.popularity), [_line(analysis.popularity)])
     yield Section("passive pairs", None, _down(analysis.passive_pairs))
     yield Section("leakage", None, _down(analysis.leakage))
@@ -314,6 +328,35 @@ def _similar(lifts: SimilarItems) -> Figure:
     return figure
 
 
+def _order(values: Order) -> Figure:
+    title = (
+        f"Recent feedback on similar items tells {values.bits:.4f} bits in order and {values.shuffled_bits:.4f} "
+        f"shuffled; redrawn without memory, the difference is {values.redrawn_order_bits:+.4f}"
+    )
+    figure, axes = _plot(title, "bits per exposure about the next feedback", "", width=7.5, height=2.4)
+    names = ("in order", "shuffled within users")
+    axes.barh(names, [values.bits, values.shuffled_bits], color=[BLUE, GREY], height=0.6)
+    axes.errorbar(values.shuffled_bits, 1, xerr=2 * values.deviation_of_shuffles, color=ORANGE, capsize=3)
+    axes.invert_yaxis()
+    return figure
+
+
+def _autocorrelation(values: Order) -> Figure:
+    found = values.autocorrelation
+    title = (
+        f"Beyond user and item, feedback correlates {found[0].correlation:+.3f} with the one before, "
+        f"and {found[0].redrawn:+.3f} where it is redrawn"
+    )
+    figure, axes = _plot(title, "exposures apart", "correlation")
+    lags = [each.lag for each in found]
+    axes.plot(lags, [each.correlation for each in found], "o-", color=BLUE, label="the log")
+    redrawn, deviation = [each.redrawn for each in found], [2 * each.deviation_of_redraws for each in found]
+    axes.errorbar(lags, redrawn, yerr=deviation, fmt="o--", color=GREY, label="redrawn from user and item")
+    axes.axhline(0, color=GREY, linewidth=0.5)
+    axes.legend(frameon=False)
+    return figure
+
+
 def _popularity(values: Popularity) -> Figure:
     top = values.top_1_percent
     title = f"The most shown 1 % of the items have {top:.0%} of the exposures; Gini {values.gini_of_exposures:.2f}"
@@ -333,6 +376,10 @@ def _line(figures: Any) -> dict[str, Any]:
     """The numbers of a NamedTuple as one line of a table, without its curves, which the plot shows."""
     fields = figures._asdict().items()
     return {_words(name): value for name, value in fields if not isinstance(value, (list, dict))}
+
+
+def _bits(values: Order) -> Line:
+    return {name: value for name, value in _line(values).items() if type(value) in (int, float)}
 
 
 def _down(figures: Any) -> list[Line]:

@@ -212,24 +212,37 @@ def similar_items(log: EventLog, users: np.ndarray, *, num_items: int, seed: int
     feedback drawn anew from the expected rates.
     """
     rng = np.random.default_rng(seed)
-    watched, known = log.feedback == WATCHED, log.feedback != DISLIKED
+    watched = log.feedback == WATCHED
     similar = []
     for half in (0, 1):
         others = watched & (users % 2 != half)
         similar.append(_most_similar(users[others], log.items[others], log.num_users, num_items))
+    expected, redrawn = redraws(log, users, num_items=num_items, rng=rng)
+    observed = _lifts(log, users, similar, expected)
+    by_chance = [_lifts(one, users, similar, again) for one, again in redrawn]
+    return SimilarItems(*map(_over_chance, observed, *by_chance))
+
+
+def redraws(
+    log: EventLog, users: np.ndarray, *, num_items: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[tuple[EventLog, np.ndarray]]]:
+    """The chance of a skip [E] by user and item alone, and `REDRAWS` logs drawn from it, each with its own chances."""
+    known = log.feedback != DISLIKED
     expected = _expected_skips(log, users, log.feedback == SKIPPED, known, num_items)
-    observed, redrawn, margins = _lifts(log, users, similar, expected), [], _log_odds(expected)
-    centre, spread = margins.mean(), 1.0
+    redrawn, margins = [], log_odds(expected)
+    centre, spread = margins.mean() if len(margins) else 0.0, 1.0
     for number in range(1 + REDRAWS):
         probability = 1 / (1 + np.exp(-(centre + spread * (margins - centre))))
         drawn = np.where(rng.random(len(users)) < probability, SKIPPED, WATCHED).astype(log.feedback.dtype)
         one = log._replace(feedback=np.where(known, drawn, log.feedback))
         again = _expected_skips(one, users, one.feedback == SKIPPED, known, num_items)
         if number:
-            redrawn.append(_lifts(one, users, similar, again))
-        else:  # Estimates spread more than the true rates. Drawn with less spread, they spread as the log's do.
-            spread = float(min(margins.std() / max(_log_odds(again).std(), 1e-9), 1.0))
-    return SimilarItems(*map(_over_chance, observed, *redrawn))
+            redrawn.append((one, again))
+        elif len(
+            margins
+        ):  # Estimates spread more than the true rates. Drawn with less spread, they spread as the log's do.
+            spread = float(min(margins.std() / max(log_odds(again).std(), 1e-9), 1.0))
+    return expected, redrawn
 
 
 def _over_chance(observed: Lift, *redrawn: Lift) -> Lift:
@@ -323,21 +336,22 @@ def _expected_skips(
 ) -> np.ndarray:
     """[E] the skip probability expected from user and item: the sum of their log-odds, less those of the mean."""
 
-    def log_odds(groups: np.ndarray, number: int) -> np.ndarray:
+    def odds_of(groups: np.ndarray, number: int) -> np.ndarray:
         shown = np.bincount(groups[known], minlength=number)
         rate = (np.bincount(groups[known], skipped[known], minlength=number) + 5 * mean) / (shown + 5)
-        return _log_odds(rate)
+        return log_odds(rate)
 
     mean = (np.count_nonzero(skipped & known) + 1) / (np.count_nonzero(known) + 2)
     centre = np.log(mean) - np.log1p(-mean)
-    added = log_odds(users, log.num_users)[users] + log_odds(log.items, num_items + 1)[log.items] - centre
+    added = odds_of(users, log.num_users)[users] + odds_of(log.items, num_items + 1)[log.items] - centre
     probability = 1 / (1 + np.exp(-added))
     # The sum of log-odds of shrunken rates is biased; this makes the expected total equal the observed one.
     total = probability[known].sum()
     return np.clip(probability * skipped[known].sum() / total, 0, 1) if total else probability
 
 
-def _log_odds(rate: np.ndarray) -> np.ndarray:
+def log_odds(rate: np.ndarray) -> np.ndarray:
+    """Log-odds of rates, which are kept away from 0 and 1."""
     rate = np.clip(rate, 1e-6, 1 - 1e-6)
     return np.log(rate) - np.log1p(-rate)
 

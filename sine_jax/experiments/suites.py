@@ -84,6 +84,25 @@ def ablation(common: Options) -> list[Method]:
     return _methods(rows + [(name, official, options) for name, options in from_official.items()], common)
 
 
+def skips(common: Options) -> list[Method]:
+    """What skips are worth: the default and a plain sequence model, with skips as input and without."""
+    default, sasrec = presets.default(), {"model.name": "sasrec"}
+    rows: list[tuple[str, Config, Options]] = [
+        ("SINE official", presets.official(), {}),
+        ("default", default, {}),
+        ("default, skips not read", default, _WITHOUT_SKIPS),
+        ("default, without the signed kernel", default, {"model.kernel_dim": 0}),
+        ("sasrec", default, sasrec),
+        ("sasrec, skips not read", default, sasrec | _WITHOUT_SKIPS),
+        (
+            "sasrec, skips not read, without the signed kernel",
+            default,
+            sasrec | _WITHOUT_SKIPS | {"model.kernel_dim": 0},
+        ),
+    ]
+    return _methods(rows, common)
+
+
 def interests(common: Options) -> list[Method]:
     """The number of sub-interests, and the length of the window."""
     default = presets.default()
@@ -96,7 +115,12 @@ def interests(common: Options) -> list[Method]:
     return _methods(rows, common) + lengths
 
 
-SUITES: dict[str, Callable[[Options], list[Method]]] = {"main": main, "ablation": ablation, "interests": interests}
+SUITES: dict[str, Callable[[Options], list[Method]]] = {
+    "main": main,
+    "ablation": ablation,
+    "interests": interests,
+    "skips": skips,
+}
 
 
 def _methods(rows: list[tuple[str, Config, Options]], common: Options) -> list[Method]:
