@@ -12,6 +12,9 @@ For example:
   Each held-out exposure from all that came before it, skips included; for a run with --data.split_by=by_share
     python -m launch.evaluate --workdir=runs/by_share --protocol=by_prefix
 
+  ... and apart for short and long histories, for popular and new items, for each value of a context column
+    python -m launch.evaluate --workdir=runs/sample --segments=history,popularity,new_item,context:tab
+
   The simple scorers alone, on any prepared data set:
     python -m launch.evaluate --data=data/sample
     python -m launch.evaluate --data=data/mine --split_by=by_time \
@@ -20,6 +23,8 @@ For example:
 In the `exposed` protocol, `skips@k` counts the skips that take one of the first k places. In the `full` protocol, the
 skips around the target are ranked like the target: `hr_skipped@k` and `ndcg_skipped@k` are their means, `hr_gap@k` and
 `ndcg_gap@k` say how far the watched target is ahead of them, and `skips@k` counts them among the first k of one list.
+For the first k of each user's list it also has `novelty@k`, `diversity@k` (by the items' co-exposure), `popularity@k`
+and `popularity_lift@k` (over the user's own history), and for all lists together `coverage@k` and `gini@k`.
 
 The `by_prefix` protocol scores every held-out exposure of a user (a stretch of at most 32) in its own place, and ranks
 them by these scores. A gain there can be an artefact: with `last_positive` the last exposure of a part is always
@@ -48,6 +53,9 @@ DATA = flags.DEFINE_string("data", None, "Folder of the prepared data set; by de
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "`best`, `latest` or a step.")
 SPLIT = flags.DEFINE_enum("split", "test", ["valid", "test"], "Which held-out split.")
 PROTOCOL = flags.DEFINE_enum("protocol", "exposed", ["exposed", "full", "by_prefix"], "What is ranked against what.")
+SEGMENTS = flags.DEFINE_list(
+    "segments", [], "Groups of users to show apart: history, popularity, new_item, context:COLUMN."
+)
 NULLS = flags.DEFINE_integer(
     "nulls", 3, "by_prefix: logs that are redrawn without memory and ranked too.", lower_bound=0
 )
@@ -81,8 +89,10 @@ def main() -> None:
     with loading():
         from sine_jax import run as runs
         from sine_jax.data import datasets
-        from sine_jax.evaluation import report
+        from sine_jax.evaluation import report, segments
 
+    with read_from_flags():
+        segments.check(SEGMENTS.value, protocol=PROTOCOL.value)
     if WORKDIR.value is not None:
         found = runs.evaluate(
             WORKDIR.value,
@@ -92,11 +102,17 @@ def main() -> None:
             data=DATA.value,
             candidates=CANDIDATES.value,
             nulls=NULLS.value,
+            segments=SEGMENTS.value,
         )
     else:
         assert DATA.value is not None  # as was refused above
         found = runs.rank(
-            datasets.load(DATA.value), config=config, split=SPLIT.value, protocol=PROTOCOL.value, nulls=NULLS.value
+            datasets.load(DATA.value),
+            config=config,
+            split=SPLIT.value,
+            protocol=PROTOCOL.value,
+            nulls=NULLS.value,
+            segments=SEGMENTS.value,
         )
     summary = report.summarise(found)
     report.show(summary)

@@ -24,6 +24,7 @@ from sine_jax.data import datasets, law, splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
+from sine_jax.evaluation import segments as groups
 from sine_jax.evaluation.ranking import Evaluation
 from sine_jax.evaluation.simple_scorers import Biases
 from sine_jax.layers import fused_attention
@@ -212,6 +213,7 @@ def evaluate(
     candidates: str | None = None,
     simple: bool = True,
     nulls: int = 3,
+    segments: Sequence[str] = (),
 ) -> Evaluation:
     """Ranks a held-out split by a trained model and by the simple scorers.
 
@@ -225,6 +227,7 @@ def evaluate(
       candidates: which skips, `released` or `before_target`; by default those that the run was validated with.
       simple: whether the simple scorers are evaluated too.
       nulls: for `by_prefix` with the simple scorers, how many logs are redrawn without memory and ranked too.
+      segments: groups of users to report apart (see `evaluation.segments`).
 
     Returns:
       Values per user, by scorer and metric; the model's scorer bears the name `model.name`. `means` has their means.
@@ -236,7 +239,16 @@ def evaluate(
     config = configs.replace(restored.config, {} if candidates is None else {"data.candidates": candidates})
     models = {config.model.name: restored.params}
     trained_on = dataset(restored, data=data)
-    found = rank(trained_on, config=config, split=split, protocol=protocol, models=models, simple=simple, nulls=nulls)
+    found = rank(
+        trained_on,
+        config=config,
+        split=split,
+        protocol=protocol,
+        models=models,
+        simple=simple,
+        nulls=nulls,
+        segments=segments,
+    )
     about = {"checkpoint": checkpoint, "step": restored.about.progress.step}
     return found._replace(about={**about, **found.about})
 
@@ -250,6 +262,7 @@ def rank(
     models: Mapping[str, Params] | None = None,
     simple: bool = True,
     nulls: int = 3,
+    segments: Sequence[str] = (),
 ) -> Evaluation:
     """Ranks a held-out split of a data set; the result has the data set's fingerprint and user ids.
 
@@ -261,6 +274,7 @@ def rank(
       models: parameters by the name for the report; None for the simple scorers alone.
       simple: whether the simple scorers are evaluated too.
       nulls: as in `evaluate`.
+      segments: as in `evaluate`.
 
     Raises:
       ValueError: no such split or protocol, nobody has a target, or a score is NaN.
@@ -268,6 +282,7 @@ def rank(
     for option, value, choices in (("split", split, Splits._fields), ("protocol", protocol, protocols.PROTOCOLS)):
         if value not in choices:
             raise ValueError(f"{option}={value}: no such choice; choose one of {', '.join(choices)}")
+    groups.check(segments, protocol=protocol, contexts=list(dataset.info.contexts))
     found = ranking.evaluate(
         dataset.log,
         config=settle_attention(config) if models else config,
@@ -279,6 +294,8 @@ def rank(
         law=law.load(dataset.path),
         nulls=nulls if simple and protocol == protocols.BY_PREFIX.name else 0,
     )
+    apart = groups.of_task(dataset.log, found.task, segments, contexts=dataset.info.contexts)
+    found = found._replace(segments=apart)
     return found._replace(about={"fingerprint": dataset.info.fingerprint}, user_ids=datasets.user_ids(dataset.path))
 
 

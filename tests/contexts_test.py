@@ -72,7 +72,9 @@ def test_the_fingerprint_covers_contexts(raw, folder, tmp_path):
 def test_too_many_values_are_refused(raw, tmp_path, monkeypatch):
     many = raw.with_columns(tab=pl.int_range(pl.len()))
     monkeypatch.setattr(np, "iinfo", lambda kind: type("Few", (), {"max": 100}))
-    with pytest.raises(ValueError, match="context column tab has .* values, and all together may have 100; map"):
+    with pytest.raises(
+        ValueError, match="--columns=context=tab: it has .* values, and all columns together may have 100; map"
+    ):
         prepared(many, tmp_path, contexts="tab")
 
 

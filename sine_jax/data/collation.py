@@ -139,8 +139,8 @@ def _refuse_many(contexts: dict[str, list[str]]) -> None:
     if sum(map(len, contexts.values())) > np.iinfo(np.int16).max:
         name = max(contexts, key=lambda name: len(contexts[name]))
         raise ValueError(
-            f"--columns: context column {name} has {len(contexts[name]):,} values, and all together may have "
-            f"{np.iinfo(np.int16).max:,}; map a column of few categories, or bin this one"
+            f"--columns=context={name}: it has {len(contexts[name]):,} values, and all columns together may have "
+            f"{np.iinfo(np.int16).max:,}; map columns of few categories, or bin this one"
         )
 
 

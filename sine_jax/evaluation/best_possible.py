@@ -68,7 +68,7 @@ def scorer(settings: synthetic.Settings, *, shown_too: bool) -> Scorer:
 
     return Scorer(
         encode=lambda known, rows, histories: jnp.asarray(rows)[:, None],
-        score_candidates=lambda known, rows, candidates, contexts: score(known, rows, candidates),
+        score_candidates=lambda known, rows, candidates, contexts=None: score(known, rows, candidates),
         score_items=lambda known, rows, items: score(known, rows, items[None, :]),
     )
 

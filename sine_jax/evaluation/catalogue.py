@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.layers.scoring import Chunk, over_catalogue
-from sine_jax.types import AnyArray, Array, EvalBatch
+from sine_jax.types import PAD, AnyArray, Array, EvalBatch
 
 CHUNK = 8192  # items of the catalogue scored at once; a choice that bounds memory
 
@@ -29,14 +29,16 @@ class Standings(NamedTuple):
     unseen: Counts  # among the items that the user was never shown
     shown: Counts  # among the target and the skips around it
     nan: Array  # [B] int32, how many scores are NaN
+    first: Array  # [B, k] int32, the first of the unseen items and the target, best first; PAD after the last
 
 
-def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings]:
+def rank(scorer: Scorer, num_items: int, *, length: int) -> Callable[[Any, EvalBatch], Standings]:
     """Ranks the target and each skip around it against the same items: those that the user was never shown.
 
     Args:
       scorer: what scores.
       num_items: N.
+      length: k, how many items of each user's list are kept; of equal scores the lower numbers come first.
 
     Returns:
       A function of the scorer's parameters and a batch. The batch's candidates are all that its users were shown: the
@@ -58,19 +60,30 @@ def rank(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], Standings
             value = jnp.take_along_axis(scores, jnp.clip(places, 0, size - 1), axis=1)
             return jnp.where((places >= 0) & (places < size), value, found)
 
-        def compare(carry: tuple[Counts, Array], chunk: Chunk) -> tuple[Counts, Array]:
-            counts, nan = carry
+        others = jnp.where(batch.candidates == batch.candidates[:, :1], PAD, batch.candidates)  # all but the target
+
+        def compare(carry: tuple[Counts, Array, Array, Array], chunk: Chunk) -> tuple[Counts, Array, Array, Array]:
+            counts, nan, best, first = carry
             scores, allowed = score(chunk), chunk.without(batch.candidates)
             bad = jnp.sum(allowed & jnp.isnan(scores), axis=1)
-            return _count(counts, ours, scores, where=allowed, columns=columns), nan + bad
+            listed = jnp.where(chunk.without(others), scores, -jnp.inf)
+            best, places = jax.lax.top_k(jnp.concatenate([best, listed], axis=1), best.shape[1])
+            items = jnp.concatenate([first, jnp.broadcast_to(chunk.items, listed.shape)], axis=1)
+            first = jnp.take_along_axis(items, places, axis=1)
+            return _count(counts, ours, scores, where=allowed, columns=columns), nan + bad, best, first
 
         columns = jnp.max(jnp.sum(shown, axis=1))
         nothing = Counts(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.int32), jnp.zeros(shape[0], jnp.int32))
         ours = over_catalogue(find, jnp.zeros(shape), num_items=num_items, size=CHUNK)
         among = _count(nothing, ours, ours, where=shown, columns=columns)
         nan = jnp.sum(shown & jnp.isnan(ours), axis=1)
-        unseen, nan = over_catalogue(compare, (nothing, nan), num_items=num_items, size=CHUNK)
-        return Standings(unseen, among._replace(equal=among.equal - shown, number=among.number - 1), nan)
+        empty = (
+            jnp.full((shape[0], min(length, num_items)), -jnp.inf),
+            jnp.full((shape[0], min(length, num_items)), PAD),
+        )
+        unseen, nan, best, first = over_catalogue(compare, (nothing, nan, *empty), num_items=num_items, size=CHUNK)
+        among = among._replace(equal=among.equal - shown, number=among.number - 1)
+        return Standings(unseen, among, nan, jnp.where(best > -jnp.inf, first, PAD))
 
     return ranked
 

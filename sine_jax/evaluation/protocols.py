@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sine_jax.evaluation import candidates, catalogue, metrics
+from sine_jax.evaluation import candidates, catalogue, metrics, recommended
 from sine_jax.evaluation.candidates import Population
 from sine_jax.evaluation.scorers import Scorer
 from sine_jax.types import PAD, Array, EvalBatch, EventLog, Split
@@ -25,6 +25,7 @@ class Protocol(NamedTuple):
     rank: Callable[[Scorer, int], Callable[[Any, EvalBatch], Any]]  # scorer, N -> the function that runs on devices
     values: Callable[[Task, list[Any]], Values]  # task, the outputs of that function per batch -> metrics
     cutoffs: tuple[int, ...]  # of NDCG, hit rate and skips
+    lists: bool = False  # whether the outputs have a list of items for each user
 
 
 class Task(NamedTuple):
@@ -35,6 +36,7 @@ class Task(NamedTuple):
     population: Population
     batches: list[EvalBatch]
     num_items: int
+    facts: recommended.Facts | None = None  # of items and users, where there are lists
 
 
 def _by_rank(ranking: metrics.Ranking, cutoffs: tuple[int, ...]) -> Values:
@@ -142,7 +144,21 @@ def _values_of_standings(task: Task, outputs: list[catalogue.Standings]) -> Valu
         for k in cutoffs:  # places among the unseen items, the target and these skips
             within = metrics.chance_within(unseen.greater + shown.greater, unseen.equal + shown.equal, cutoff=k)
             parts[-1][f"skips@{k}"] = np.where(skipped.any(axis=1), np.sum(within, axis=1, where=skipped), np.nan)
-    return _by_user(task, parts)
+    values = _by_user(task, parts)
+    if task.facts is not None:
+        first = lists(task, outputs)
+        for k in cutoffs:
+            values |= recommended.of_users(task.facts, first, task.population.users, cutoff=k)
+    return values
+
+
+def lists(task: Task, outputs: list[catalogue.Standings]) -> np.ndarray:
+    """[V, k] the first items of each place of the population, for `FULL`."""
+    return np.concatenate([np.asarray(standings.first) for standings in outputs])[_order(task)]
+
+
+def _rank_catalogue(scorer: Scorer, num_items: int) -> Callable[[Any, EvalBatch], catalogue.Standings]:
+    return catalogue.rank(scorer, num_items, length=max(FULL.cutoffs))
 
 
 EXPOSED = Protocol(
@@ -157,9 +173,10 @@ FULL = Protocol(
     name="full",
     against="the whole catalogue without the user's other exposures",
     population=candidates.seen_items,
-    rank=catalogue.rank,
+    rank=_rank_catalogue,
     values=_values_of_standings,
     cutoffs=(10, 50),
+    lists=True,
 )
 BY_PREFIX = Protocol(
     name="by_prefix",

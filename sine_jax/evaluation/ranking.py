@@ -27,11 +27,13 @@ from sine_jax.evaluation import (
     memoryless,
     metrics,
     protocols,
+    recommended,
     scorers,
     simple_scorers,
 )
 from sine_jax.evaluation.protocols import Protocol, Task, Values
 from sine_jax.evaluation.scorers import Scorer
+from sine_jax.evaluation.segments import Segment
 from sine_jax.evaluation.simple_scorers import Biases, Factors
 from sine_jax.model import build_model
 from sine_jax.types import EvalBatch, EventLog
@@ -68,7 +70,8 @@ def lay_out(log: EventLog, *, config: Config, num_items: int, part: str, protoco
         batch_size=BATCH_SIZE,
         multiple_of=parallel.local_device_count(),
     )
-    return Task(protocol=protocol, split=chosen, population=population, batches=batches, num_items=num_items)
+    facts = recommended.facts(log, chosen, num_items=num_items) if protocol.lists else None
+    return Task(protocol, chosen, population, batches, num_items, facts)
 
 
 class Evaluation(NamedTuple):
@@ -78,6 +81,8 @@ class Evaluation(NamedTuple):
     config: Config
     task: Task
     values: dict[str, Values]  # by scorer
+    together: dict[str, dict[str, float]] = {}  # by scorer: the metrics that no user has alone
+    segments: Sequence[Segment] = ()  # groups of users that are reported apart
     nulls: Sequence[dict[str, Values]] = ()  # the same for each log that was redrawn without memory
     about: Mapping[str, Any] = {}  # of a trained model: checkpoint, step, and the data set's fingerprint
     user_ids: Any = None  # [U] external ids, if a data set was read
@@ -129,20 +134,38 @@ def evaluate(
     }
     compiled = {kind: _compiled(scorer, task) for kind, scorer in kinds.items() if scorer}
 
-    def ranked(log: EventLog, task: Task, known: Mapping[str, Any]) -> dict[str, Values]:
-        values = {name: _ranked(compiled["model"], task, params) for name, params in (models or {}).items()}
+    def of_scorers(log: EventLog, task: Task, known: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+        """The name of each scorer, and its outputs per batch."""
+        for name, params in (models or {}).items():
+            yield name, _outputs(compiled["model"], task, params)
         for kind, name, params in _simple(log, task, num_items=num_items) if simple else ():
-            values[name] = _ranked(compiled[kind], task, params)
-        return values | {name: _ranked(compiled["law"], task, params) for name, params in known.items()}
+            yield name, _outputs(compiled[kind], task, params)
+        for name, params in known.items():
+            yield name, _outputs(compiled["law"], task, params)
 
-    values = ranked(log, task, known if simple else {})
-    found = Evaluation(part=part, config=config, task=task, values=values)
+    found = Evaluation(part=part, config=config, task=task, values={}, together={})
+    for name, outputs in of_scorers(log, task, known if simple else {}):
+        found.values[name] = protocol.values(task, outputs)
+        if task.facts is not None:
+            found.together[name] = _together(task, outputs)
     if not nulls:
         return found
-    biases = memoryless.law_of(log, num_items=num_items)
-    logs = [memoryless.redrawn(log, biases, seed=seed) for seed in range(nulls)]
-    tasks = [lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol) for log in logs]
-    return found._replace(nulls=[ranked(log, task, {}) for log, task in zip(logs, tasks, strict=True)])
+    biases, redrawn = memoryless.law_of(log, num_items=num_items), []
+    for seed in range(nulls):
+        other = memoryless.redrawn(log, biases, seed=seed)
+        at = lay_out(other, config=config, num_items=num_items, part=part, protocol=protocol)
+        redrawn.append({name: protocol.values(at, outputs) for name, outputs in of_scorers(other, at, {})})
+    return found._replace(nulls=redrawn)
+
+
+def _together(task: Task, outputs: list[Any]) -> dict[str, float]:
+    assert task.facts is not None
+    first = protocols.lists(task, outputs)
+    return {
+        name: value
+        for k in task.protocol.cutoffs
+        for name, value in recommended.of_all(task.facts, first, cutoff=k).items()
+    }
 
 
 def _simple(log: EventLog, task: Task, *, num_items: int) -> Iterator[tuple[str, str, Any]]:
@@ -174,7 +197,7 @@ def compile_ranking(scorer: Scorer, task: Task) -> Callable[[Any], Values]:
       again. It raises ValueError if a score is NaN.
     """
     run = _compiled(scorer, task)
-    return lambda params: _ranked(run, task, params)
+    return lambda params: task.protocol.values(task, _outputs(run, task, params))
 
 
 def _compiled(scorer: Scorer, task: Task) -> Callable[[Any, EvalBatch], Any]:
@@ -182,10 +205,10 @@ def _compiled(scorer: Scorer, task: Task) -> Callable[[Any, EvalBatch], Any]:
     return parallel.map_rows(task.protocol.rank(scorer, task.num_items))
 
 
-def _ranked(run: Callable[[Any, EvalBatch], Any], task: Task, params: Any) -> Values:
+def _outputs(run: Callable[[Any, EvalBatch], Any], task: Task, params: Any) -> list[Any]:
     params = parallel.replicate(params)
     outputs = [run(params, parallel.shard(batch)) for batch in task.batches]
-    return task.protocol.values(task, [parallel.unshard(output) for output in outputs])
+    return [parallel.unshard(output) for output in outputs]
 
 
 def means(values: Values) -> dict[str, float]:

@@ -22,8 +22,22 @@ from sine_jax.evaluation.comparison import Measured
 from sine_jax.evaluation.ranking import Evaluation
 
 # In this order, as many as fit; `@` stands for the first cut-off. The metrics of skips are part of the gap.
-SHOWN = ("auc", "user_auc", "gauc", "ndcg", "mrr", "ndcg@", "hr@", "hr_gap@", "skips@")
+SHOWN = (
+    "auc",
+    "user_auc",
+    "gauc",
+    "ndcg",
+    "mrr",
+    "ndcg@",
+    "hr@",
+    "hr_gap@",
+    "coverage@",
+    "novelty@",
+    "diversity@",
+    "skips@",
+)
 WIDTH = 136  # columns of a table that is not shown on a terminal
+GROUPS = 8  # of a segment that are shown
 CELL = 15  # columns for a mean and its interval
 BASELINE, GAIN = "item bias (within users)", "gauc"  # what a gain is over where logs are redrawn, and by which metric
 
@@ -47,6 +61,9 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
             **{name: None if np.isnan(value) else value for name, value in bounds.items()},
             "users": found.number,
         }
+    for scorer, figures in evaluation.together.items():
+        alone = {"low": None, "high": None, "users": len(evaluation.task.population.users)}
+        scorers[scorer] |= {metric: {"mean": value, **alone} for metric, value in figures.items()}
     population, protocol = evaluation.task.population, evaluation.task.protocol
     rivals = protocol is not protocols.BY_PREFIX and int(np.count_nonzero(np.diff(population.offsets) == 0))
     gains = {"gains": _gains(evaluation, replicates=replicates, seed=seed)} if evaluation.nulls else {}
@@ -63,8 +80,29 @@ def summarise(evaluation: Evaluation, *, replicates: int = 1000, seed: int = 0) 
         "users_without_rivals": int(rivals),
         "interval": {"level": 0.95, "over": "users", "resamples": replicates, "seed": seed},
         "scorers": scorers,
+        **({"segments": _segments(evaluation)} if evaluation.segments else {}),
         **gains,
     }
+
+
+def _segments(evaluation: Evaluation) -> dict[str, Any]:
+    """By segment and group: how many users there are, and the mean of each metric by scorer."""
+    found: dict[str, Any] = {}
+    for segment in evaluation.segments:
+        for group, words in enumerate(segment.words):
+            inside = segment.groups == group
+            if not inside.any():
+                continue
+            scorers = {
+                scorer: {metric: _finite(metrics.sums(column[inside]).mean) for metric, column in values.items()}
+                for scorer, values in evaluation.values.items()
+            }
+            found.setdefault(segment.name, {})[words] = {"users": int(inside.sum()), "scorers": scorers}
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _gains(evaluation: Evaluation, *, replicates: int, seed: int) -> dict[str, Any]:
@@ -171,6 +209,10 @@ def read_run(argument: str, *, metric: str, split: str, protocol: str) -> Measur
             f"{folder}: there is no metric {metric!r} in {split}, {protocol}; choose one of {measures}, or for newer "
             f"ones run {command}"
         )
+    if f"{scorer}/{metric}" not in frame.columns:
+        raise ValueError(
+            f"{folder}: no user has a {metric} alone, so it cannot be paired by user; choose another metric"
+        )
     if scorer in models and "config" not in summary:
         raise ValueError(f"{folder}: it was evaluated by an older version, which kept no configuration; run {command}")
     return Measured(
@@ -230,12 +272,33 @@ def table(summary: Mapping[str, Any], *, width: int) -> Table:
     return result
 
 
+def segment_table(summary: Mapping[str, Any], name: str) -> Table:
+    """A line per scorer and a column for each of the largest groups of a segment, by the protocol's main metric."""
+    every, metric = summary["segments"][name], "ndcg@10" if summary["protocol"] == "full" else "gauc"
+    largest = sorted(every, key=lambda words: -every[words]["users"])[:GROUPS]
+    groups = {words: group for words, group in every.items() if words in largest}
+    result = Table(
+        title=f"{metric} by {name}", title_justify="left", title_style="bold", box=box.SIMPLE, pad_edge=False
+    )
+    result.add_column("scorer\nusers", no_wrap=True)
+    for words, group in groups.items():
+        result.add_column(f"{words}\n{group['users']:,}", justify="right", no_wrap=True)
+    for scorer in summary["scorers"]:
+        values = [group["scorers"][scorer][metric] for group in groups.values()]
+        result.add_row(scorer, *("-" if value is None else f"{value:.4f}" for value in values))
+    if len(groups) < len(every):
+        result.caption = f"the largest {GROUPS} of {len(every)} groups"
+    return result
+
+
 def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
-    """Prints the table; without a terminal its width is not limited."""
+    """Prints the table, and one for each segment; without a terminal its width is not limited."""
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     console.print(table(summary, width=console.width))
+    for name in summary.get("segments", {}):
+        console.print(segment_table(summary, name))
 
 
 def _gain_cells(gain: Mapping[str, Any]) -> tuple[str, str]:
@@ -248,4 +311,6 @@ def _gain_cells(gain: Mapping[str, Any]) -> tuple[str, str]:
 def _cell(value: Mapping[str, Any]) -> str:
     if value["mean"] is None:
         return "-"
+    if value["low"] is None:
+        return f"{value['mean']:.4f}"
     return f"{value['mean']:.4f} ±" + f"{(value['high'] - value['low']) / 2:.3f}".removeprefix("0")

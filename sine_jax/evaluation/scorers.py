@@ -22,8 +22,8 @@ class Scorer(NamedTuple):
     """
 
     encode: Callable[[Any, AnyArray, Histories], State]  # params, places [B], histories [B, T] -> state, leading axis B
-    # params, state, candidates [B, C], contexts [B, C, X] or None -> [B, C]
-    score_candidates: Callable[[Any, State, AnyArray, AnyArray | None], Array]
+    # params, state, candidates [B, C], contexts [B, C, X] = None -> [B, C]
+    score_candidates: Callable[..., Array]
     score_items: Callable[[Any, State, Array], Array]  # params, state, items [C] -> [B, C]
 
 
@@ -42,7 +42,7 @@ def of_biases() -> Scorer:
     def encode(params: Biases, places: AnyArray, histories: Histories) -> Array:
         return params.users[places]
 
-    def score_candidates(params: Biases, state: Array, candidates: AnyArray, contexts: AnyArray | None) -> Array:
+    def score_candidates(params: Biases, state: Array, candidates: AnyArray, contexts: AnyArray | None = None) -> Array:
         scores = state[:, None] + params.items[candidates]
         if params.contexts is None or contexts is None:
             return scores
@@ -65,7 +65,7 @@ def of_factors() -> Scorer:
         return state[0] @ params.items[items].T + state[1][:, None] + params.biases.items[items][None, :]
 
     def score_candidates(
-        params: Factors, state: tuple[Array, Array], candidates: AnyArray, contexts: AnyArray | None
+        params: Factors, state: tuple[Array, Array], candidates: AnyArray, contexts: AnyArray | None = None
     ) -> Array:
         products = jnp.einsum("bd,bcd->bc", state[0], params.items[candidates])
         return products + state[1][:, None] + params.biases.items[candidates]
@@ -77,7 +77,7 @@ def at_random() -> Scorer:
     """Noise that depends on place and item alone; the parameter is a seed [] of type uint32."""
     return Scorer(
         encode=lambda params, places, histories: _mixed(jnp.asarray(places, jnp.uint32) ^ params),
-        score_candidates=lambda params, state, candidates, contexts: _noise(state[:, None], candidates),
+        score_candidates=lambda params, state, candidates, contexts=None: _noise(state[:, None], candidates),
         score_items=lambda params, state, items: _noise(state[:, None], items[None, :]),
     )
 
