@@ -26,12 +26,12 @@ skips around the target are ranked like the target: `hr_skipped@k` and `ndcg_ski
 For the first k of each user's list it also has `novelty@k`, `diversity@k` (by the items' co-exposure), `popularity@k`
 and `popularity_lift@k` (over the user's own history), and for all lists together `coverage@k` and `gini@k`.
 
-The `by_prefix` protocol scores every held-out exposure of a user (a stretch of at most 32) in its own place, and ranks
-them by these scores. A gain there can be an artefact: with `last_positive` the last exposure of a part is always
-watched, so the length of a streak tells the outcome, and the share of watched videos tells how far it is from their
-mean. Split by_share or by_time instead, and read each gain beside the same gain on logs whose feedback was redrawn from
-user and item biases alone. The simple scorers are fitted to each of these. A model is not: to compare it in full, train
-one on a redrawn log (`launch.prepare --source=redrawn`).
+The `by_prefix` protocol scores every held-out exposure of a user (a stretch of at most 32) in its own place, without
+the user's offset, and ranks them by these scores. A gain there can be an artefact: with `last_positive` the last
+exposure of a part is always watched, so the length of a streak tells the outcome, and the share of watched videos
+tells how far it is from their mean. Split by_share or by_time instead, and read each gain beside the same gain on
+logs whose feedback was redrawn from user and item biases alone. The simple scorers are fitted to each of these. A
+model is not: to compare it in full, train one on a redrawn log (`launch.prepare --source=redrawn`).
 
 Prints a table, and writes evaluation/<split>_<protocol>.json and .parquet (values per user) into the workdir, or into
 --out; `launch.compare` reads them. The split of the log comes from the checkpoint.

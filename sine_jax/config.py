@@ -131,8 +131,8 @@ class ModelConfig:
     )
     user_bias: bool = _option(
         False,
-        "Add the log-odds of the watched share of the history to the score, times a learned weight that starts at 1 "
-        "(with model.read_skips).",
+        "Add the log-odds of the watched share of the history to the score, times a learned weight (with "
+        "model.read_skips). It starts at 1, or fitted to the training part (with model.item_bias_init=counted).",
     )
     kernel_dim: int = _option(
         0,

@@ -129,6 +129,9 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
             params = {**params, "item_bias": counted.items}
             if "context" in params and counted.contexts is not None:
                 params["context"] = params["context"].at[: len(counted.contexts)].set(counted.contexts)
+            if config.model.user_bias:
+                learned = simple_scorers.training(dataset.log, split)
+                params["user_bias"] = jnp.asarray(simple_scorers.watched_share(dataset.log, learned, counted))
         if config.model.kernel_dim:
             learned, dim = simple_scorers.training(dataset.log, split), config.model.kernel_dim
             shown_alike = factors.co_exposure(dataset.log, learned, num_items=num_items, dim=dim)

@@ -123,7 +123,10 @@ def evaluate(
       ValueError: nobody has a target, or a score is NaN.
     """
     task = lay_out(log, config=config, num_items=num_items, part=part, protocol=protocol)
-    scoring = scorers.of_model(build_model(config.model, num_items=num_items)) if models else None
+    # Exposures of one user are compared there; the user's offset is an estimate of the same number at each of them.
+    offset = protocol is not protocols.BY_PREFIX
+    model = build_model(config.model, num_items=num_items)
+    scoring = scorers.of_model(model, offset=offset) if models else None
     known = {} if law is None else _of_law(log, task, law)
     kinds = {
         "model": scoring,

@@ -27,10 +27,21 @@ class Scorer(NamedTuple):
     score_items: Callable[[Any, State, Array], Array]  # params, state, items [C] -> [B, C]
 
 
-def of_model(model: Model) -> Scorer:
-    """A model; parameters are those of `Model.init`."""
+def of_model(model: Model, *, offset: bool = True) -> Scorer:
+    """A model; parameters are those of `Model.init`.
+
+    Args:
+      model: of `build_model`.
+      offset: whether scores have the user's offset (`model.user_bias`), which changes no rank among candidates that are
+        scored at one place.
+    """
+
+    def encode(params: Any, places: AnyArray, histories: Histories) -> State:
+        read = model.encode(params, histories)
+        return read if offset else read._replace(offset=None)
+
     return Scorer(
-        encode=lambda params, places, histories: model.encode(params, histories),
+        encode=encode,
         score_candidates=model.score,
         score_items=model.score_items,
     )

@@ -296,6 +296,42 @@ def factorise(
     return Factors(of_users[0], of_items[0], biases)
 
 
+def watched_share(log: EventLog, where: np.ndarray, biases: Biases) -> np.ndarray:
+    """How far the watched share of a user's past tells what the user watches next, beyond the item and its contexts.
+
+    A logistic regression of watching on the log-odds of that share, one watched and one skipped exposure added, by
+    Newton's method with a weak prior.
+
+    Args:
+      log: exposures.
+      where: [E] which of them count; those of each user come first.
+      biases: of items and contexts.
+
+    Returns:
+      [2] float32: the weight of the log-odds, and a constant.
+    """
+    watched, known = log.feedback == WATCHED, np.isin(log.feedback, (WATCHED, SKIPPED))
+
+    def before(flags: np.ndarray) -> np.ndarray:
+        """[E] how many of a user's earlier exposures are flagged."""
+        total = np.cumsum(flags) - flags
+        begins = log.offsets[:-1][log.lengths > 0]
+        return total - np.repeat(total[begins], log.lengths[log.lengths > 0])
+
+    share = np.log(before(watched) + 1.0) - np.log(before(known & ~watched) + 1.0)
+    kept = where & known
+    columns = np.stack([share[kept], np.ones(np.count_nonzero(kept))], axis=1)
+    odds = np.asarray(biases.items)[log.items[kept]]
+    if biases.contexts is not None and log.contexts is not None:
+        odds = odds + np.asarray(biases.contexts)[log.contexts[kept]].sum(axis=1)
+    found = np.array([1.0, 0.0])
+    for _ in range(10):
+        chance = 1 / (1 + np.exp(-(odds + columns @ found)))
+        gradient = columns.T @ (chance - watched[kept]) + (found - [1.0, 0.0])
+        found = found - np.linalg.solve((columns * (chance * (1 - chance))[:, None]).T @ columns + np.eye(2), gradient)
+    return found.astype(np.float32)
+
+
 def item_part(biases: Biases) -> Biases:
     """The same without the users' values, for the pooled AUC of items alone."""
     return biases._replace(users=jnp.zeros_like(biases.users))

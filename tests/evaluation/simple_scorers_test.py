@@ -172,3 +172,37 @@ def test_nothing_to_learn_from_leaves_zeros():
     users, log = taste_log()
     factors = simple_scorers.factorise(log, np.zeros(len(users), bool), num_items=12)
     assert not np.any(factors.users) and not np.any(factors.items)
+
+
+def test_the_weight_of_the_watched_share_is_that_of_a_plain_regression():
+    rng = np.random.default_rng(0)
+    users, lengths = 400, rng.integers(0, 30, 400)
+    rates = rng.normal(0, 1.5, users)
+    items = rng.integers(1, 6, lengths.sum())
+    worth = np.array([0, -1.0, -0.5, 0, 0.5, 1.0])
+    odds = np.repeat(rates, lengths) + worth[items]
+    feedback = (rng.random(len(odds)) < 1 / (1 + np.exp(-odds))).astype(int)
+    feedback[rng.random(len(odds)) < 0.05] = DISLIKED
+    ends = np.cumsum(lengths)
+    log = make_log(
+        *(list(zip(items[e - n : e], feedback[e - n : e], strict=True)) for e, n in zip(ends, lengths, strict=True))
+    )
+    biases = simple_scorers.Biases(np.zeros(users), worth)
+    where = log.before(log.offsets[:-1] + log.lengths // 2)
+    weight, constant = simple_scorers.watched_share(log, where, biases)
+
+    def loss(weight, constant):
+        total = 0.0
+        for user in range(users):
+            watched = skipped = 1
+            for at in range(log.offsets[user], log.offsets[user] + log.lengths[user] // 2):
+                if log.feedback[at] != DISLIKED:
+                    score = weight * np.log(watched / skipped) + constant + worth[log.items[at]]
+                    total += np.logaddexp(0, -score if log.feedback[at] == WATCHED else score)
+                watched, skipped = watched + (log.feedback[at] == WATCHED), skipped + (log.feedback[at] == SKIPPED)
+        return total + ((weight - 1) ** 2 + constant**2) / 2
+
+    best = loss(weight, constant)
+    for change in (0.02, -0.02):
+        assert best < loss(weight + change, constant) and best < loss(weight, constant + change)
+    assert 0.3 < weight < 1.2
