@@ -12,6 +12,7 @@ READY = $(VENV)/ready
 # What all methods of the tables of results/ have in common.
 COMMON = model.max_len=60,train.epochs=20,train.patience=5,train.num_widths=2,train.batch_size=256
 SEEDS ?= 1,2,3
+comma = ,
 
 .PHONY: train results tables skips law-1 law-2 law-3 law-4 by-prefix speed test lint clean
 .DELETE_ON_ERROR:
@@ -21,30 +22,7 @@ train: $(READY)
 	$(BIN)/python -m launch.train --data=$(WORKDIR)/sample --workdir=$(WORKDIR)/sine
 	$(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/sine
 
-# The table of results/: two presets, three seeds each, on LOG, a file of KuaiRand-Pure exposures with their order.
-KUAIRAND = $(WORKDIR)/kuairand
-ifeq ($(LOG),)
-results tables speed:
-	@echo "LOG is missing: pass LOG=FILE, KuaiRand-Pure exposures as CSV or Parquet" >&2; exit 1
-else
-$(KUAIRAND)/info.json: $(LOG) | $(READY)
-	$(BIN)/python -m launch.prepare --source=log --input=$(LOG) --out=$(KUAIRAND) --overwrite \
-	  --columns=user=user_id,item=item_id,order=step,watched=long_view --min_positives=5
-results: $(KUAIRAND)/info.json
-	for preset in official default; do for seed in 1 2 3; do \
-	  $(BIN)/python -m launch.train --data=$(KUAIRAND) --workdir=$(WORKDIR)/$$preset-$$seed --preset=$$preset \
-	    --model.max_len=60 --train.seed=$$seed && \
-	  $(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/$$preset-$$seed || exit 1; \
-	done; done
-
-# The tables of results/experiments.md: methods by seeds on the same LOG, all at the same options.
-tables: $(KUAIRAND)/info.json
-	for suite in main ablation interests; do \
-	  JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=$$suite \
-	    --data=$(KUAIRAND) --out=$(WORKDIR)/tables/$$suite --seeds=$(SEEDS) --set=$(COMMON) || exit 1; \
-	done
-
-# The tables of results/skips.md that need no LOG: four laws of lasting skips, each drawn from a seed.
+# The tables of results/skips.md that need no LOG: four laws of lasting skips, each drawn from a seed. ONLY=REGEX picks rows.
 LAWS = law-1 law-2 law-3 law-4
 law-1: DRAWN = --seed=1 --users=10000 --items=1000 --interests=8 --skip_effect=0.8 --skip_decay=0.9
 law-2: DRAWN = --seed=2 --users=8000 --items=800 --interests=12 --skip_effect=1.0 --skip_decay=0.85
@@ -54,20 +32,44 @@ skips: $(LAWS) by-prefix
 $(LAWS): $(READY)
 	test -e $(WORKDIR)/$@/info.json || $(BIN)/python -m launch.prepare --source=synthetic --out=$(WORKDIR)/$@ $(DRAWN)
 	JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=skips \
-	  --data=$(WORKDIR)/$@ --out=$(WORKDIR)/tables/$@ --seeds=$(SEEDS) --set=$(COMMON)
+	  --data=$(WORKDIR)/$@ --out=$(WORKDIR)/tables/$@ --seeds=$(SEEDS) --set=$(COMMON) --only='$(ONLY)'
 
 # Protocol by_prefix on the first law, and for its null on the same exposures with redrawn feedback.
 WITHOUT_SKIPS = --model.read_skips=false --model.user_bias=false
 PREFIX = --data.split_by=by_share --model.max_len=60 --train.epochs=20 --train.patience=5 --train.num_widths=2 --train.batch_size=256
-by-prefix: law-1
+by-prefix: $(READY)
+	test -e $(WORKDIR)/law-1/info.json || $(MAKE) law-1
 	test -e $(WORKDIR)/redrawn/info.json || $(BIN)/python -m launch.prepare --source=redrawn --input=$(WORKDIR)/law-1 \
 	  --out=$(WORKDIR)/redrawn --seed=1
-	for data in law-1 redrawn; do for seed in 1 2 3; do for reads in "" "$(WITHOUT_SKIPS)"; do \
+	for data in law-1 redrawn; do for seed in $(subst $(comma), ,$(SEEDS)); do for reads in "" "$(WITHOUT_SKIPS)"; do \
 	  run=$(WORKDIR)/prefix/$$data-$$seed$${reads:+-without}; \
 	  $(BIN)/python -m launch.train --data=$(WORKDIR)/$$data --workdir=$$run $(PREFIX) --train.seed=$$seed $$reads && \
 	  $(BIN)/python -m launch.evaluate --workdir=$$run --protocol=by_prefix --nulls=0 || exit 1; \
 	done; $(BIN)/python -m launch.compare --protocol=by_prefix --metric=gauc \
 	  $(WORKDIR)/prefix/$$data-$$seed-without $(WORKDIR)/prefix/$$data-$$seed; done; done
+
+# The table of results/kuairand_pure.md: the released model, three seeds, on LOG, KuaiRand-Pure exposures with their order.
+KUAIRAND = $(WORKDIR)/kuairand
+ifeq ($(LOG),)
+results tables speed:
+	@echo "LOG is missing: pass LOG=FILE, KuaiRand-Pure exposures as CSV or Parquet" >&2; exit 1
+else
+$(KUAIRAND)/info.json: $(LOG) | $(READY)
+	$(BIN)/python -m launch.prepare --source=log --input=$(LOG) --out=$(KUAIRAND) --overwrite \
+	  --columns=user=user_id,item=item_id,order=step,watched=long_view --min_positives=5
+results: $(KUAIRAND)/info.json
+	for seed in 1 2 3; do \
+	  $(BIN)/python -m launch.train --data=$(KUAIRAND) --workdir=$(WORKDIR)/official-$$seed --preset=official \
+	    --model.max_len=60 --train.seed=$$seed && \
+	  $(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/official-$$seed || exit 1; \
+	done
+
+# The tables of results/experiments.md: methods by seeds on the same LOG, all at the same options.
+tables: $(KUAIRAND)/info.json
+	for suite in main ablation interests; do \
+	  JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=$$suite \
+	    --data=$(KUAIRAND) --out=$(WORKDIR)/tables/$$suite --seeds=$(SEEDS) --set=$(COMMON) || exit 1; \
+	done
 
 # The table of results/speed.md. RecBole's environment is made beside it (some GB).
 speed: $(KUAIRAND)/info.json

@@ -22,8 +22,8 @@ from sine_jax.types import DISLIKED, SKIPPED, WATCHED, EventLog
 # Choices.
 DECAYS = np.array([0.5, 0.8, 0.95])  # per exposure
 DIM = 16  # of the item factors
-LAGS = (1, 2, 3, 5, 10)
-SHUFFLES = 8  # of each user's rows
+LAGS = tuple(range(1, 11))
+SHUFFLES = 16  # of each user's rows
 MEASURED = 300_000  # exposures of the users that are drawn for the regressions, at most
 STEPS = 8  # of Newton's method
 LITTLE = 0.002  # bits; below it a verdict says so
@@ -235,4 +235,4 @@ def _verdict(learnable: bool, *, bits: float, mean: float, deviation: float, gap
         little = ", but little of it" if bits - mean < LITTLE else ""
         return f"Order can be learned from this log{little}, because {told}, and only {shuffled}."
     apart = "" if gaps is None else f"; a user's neighbouring rows are {gaps.median_minutes:.3g} minutes apart (median)"
-    return f"Order cannot be learned from this log, because {told}, and as much, {shuffled}{apart}."
+    return f"Order cannot be learned from this log, because {told}, and not surely less, {shuffled}{apart}."

@@ -127,7 +127,10 @@ def sections(analysis: Analysis) -> Iterator[Section]:
 def _left_out(missing: Missing) -> Iterator[tuple[str, str]]:
     """What the report leaves out, and why."""
     if missing.times:
-        yield "hours, sessions and time since the last exposure", f"{missing.times:.0%} of the exposures have no time"
+        yield (
+            "hours, sessions, gaps and time since the last exposure",
+            f"{missing.times:.0%} of the exposures have no time",
+        )
     if missing.durations:
         yield "skip rate by duration", "no exposure has a duration"
     if missing.plays:

@@ -1,10 +1,12 @@
 """Protocol `by_prefix`: held-out exposures ranked from all that came before them, and its null."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from logs import make_log, planted
 
-from sine_jax import config, presets
+from sine_jax import build_model, config, presets
 from sine_jax.batches import windows
 from sine_jax.data import datasets, preparation, splits
 from sine_jax.evaluation import candidates, memory, memoryless, protocols, ranking, report, simple_scorers
@@ -136,3 +138,22 @@ def test_a_redrawn_data_set_has_the_same_exposures(tmp_path):
         np.testing.assert_array_equal(getattr(before.log, column), getattr(after.log, column))
     assert 0.2 < np.mean(before.log.feedback != after.log.feedback) < 0.6
     assert after.info.law is None
+
+
+def test_a_users_offset_is_left_out(log):
+    model = build_model(BY_SHARE.model, num_items=40)
+    params = model.init(jax.random.key(0))
+    values = [
+        ranking.evaluate(
+            log,
+            config=BY_SHARE,
+            num_items=40,
+            part="test",
+            protocol=protocols.BY_PREFIX,
+            models={"model": {**params, "user_bias": jnp.array([weight, 0.0])}},
+            simple=False,
+        ).values["model"]
+        for weight in (0.0, 5.0)
+    ]
+    for name, column in values[0].items():
+        np.testing.assert_array_equal(column, values[1][name])
