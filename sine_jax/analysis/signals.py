@@ -238,9 +238,8 @@ def redraws(
         again = _expected_skips(one, users, one.feedback == SKIPPED, known, num_items)
         if number:
             redrawn.append((one, again))
-        elif len(
-            margins
-        ):  # Estimates spread more than the true rates. Drawn with less spread, they spread as the log's do.
+        elif len(margins):
+            # Estimates spread more than the true rates. Drawn with less spread, they spread as the log's do.
             spread = float(min(margins.std() / max(log_odds(again).std(), 1e-9), 1.0))
     return expected, redrawn
 
