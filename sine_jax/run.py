@@ -33,6 +33,8 @@ from sine_jax.model import Model, build_model
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params
 
+BESIDE_BIASES = 0.1  # factor on the first item embeddings where item biases are counted
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -64,6 +66,8 @@ class Restored(NamedTuple):
 def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Position:
     """Trains until the last epoch or until early stopping; the same call again continues where it stopped.
 
+    The state before the first epoch is validated and saved too: where training only harms, it is the best one.
+
     Args:
       data: folder of a prepared data set.
       folder: the workdir.
@@ -89,14 +93,21 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
     total = config.train.epochs * setup.steps_per_epoch
     with workdir.full_disk_told(path), contextlib.closing(store.manager), contextlib.closing(metrics):
         with progress.display(done=at.step, total=total) as display:
-            if at.step:
+
+            def save() -> None:
+                metrics.flush()  # first: a checkpoint must never be ahead of the records
+                about = About(at, dataclasses.asdict(config), identity, workdir.versions())
+                checkpoints.save(store, state.params, (state.step, state.opt_state), about)
+
+            if at.best is None and at.epoch == 0:
+                at = _validated(setup, config, state, at, metrics, display)
+                save()
+            else:
                 display.say(f"resuming at step {at.step}, after epoch {at.epoch}")
             while at.epoch < config.train.epochs and not stopped(at, config=config):
                 state, at = _epoch(setup, config, state, at, metrics, display)
-                metrics.flush()  # first: a checkpoint must never be ahead of the records
                 if _is_due(at, config):
-                    about = About(at, dataclasses.asdict(config), identity, workdir.versions())
-                    checkpoints.save(store, state.params, (state.step, state.opt_state), about)
+                    save()
             display.say(_summary(at, config))
     return at
 
@@ -126,7 +137,8 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
         params = drawn()
         if config.model.item_bias_init == "counted":
             counted = _counted_biases(dataset, task, config=config)
-            params = {**params, "item_bias": counted.items}
+            # The network starts small beside them, so that training begins from the ranking of the biases.
+            params = {**params, "item_bias": counted.items, "item_embedding": BESIDE_BIASES * params["item_embedding"]}
             if "context" in params and counted.contexts is not None:
                 params["context"] = params["context"].at[: len(counted.contexts)].set(counted.contexts)
             if config.model.user_bias:
@@ -378,9 +390,22 @@ def _epoch(
 
     state = setup.run_epoch(state, at.epoch, receive)
     at = dataclasses.replace(at, step=step, epoch=at.epoch + 1)
-    seconds = time.monotonic() - begin
     if at.epoch % config.train.eval_every and at.epoch < config.train.epochs:
         return state, at
+    return state, _validated(setup, config, state, at, metrics, display, seconds=time.monotonic() - begin)
+
+
+def _validated(
+    setup: Setup,
+    config: Config,
+    state: TrainState,
+    at: Position,
+    metrics: workdir.Metrics,
+    display: progress.Display,
+    *,
+    seconds: float | None = None,
+) -> Position:
+    """Validates, and records it with the seconds of the epoch before; None: no epoch was trained yet."""
     found = {f"valid/{name}": value for name, value in setup.validate(state.params).items() if math.isfinite(value)}
     name = f"valid/{config.train.metric}"
     if name not in found:
@@ -388,10 +413,14 @@ def _epoch(
             f"train.metric={config.train.metric}: it is not defined for any validation user; choose another"
         )
     at = validated(at, found[name])
+    if seconds is None:
+        metrics.write(at.step, found)
+        display.say(f"untrained  {name} {found[name]:.4f}")
+        return at
     metrics.write(at.step, {"epoch": at.epoch - 1, **found, "seconds": seconds})
     best = "best so far" if at.since_gain == 0 else f"{at.since_gain} without a gain"
     display.say(f"epoch {at.epoch}  {name} {found[name]:.4f}  ({best})  {seconds:.1f} s")
-    return state, at
+    return at
 
 
 def _is_due(at: Position, config: Config) -> bool:
@@ -408,10 +437,9 @@ def _refuse_divergence(step: int, values: dict[str, float], at: Position) -> Non
     """Stops at the first value that is not finite; saved checkpoints stay."""
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{name}={value:g}" for name, value in values.items())
-        kept = f"the checkpoints up to epoch {at.epoch} are kept" if at.epoch else "there is no checkpoint yet"
         raise training.Diverged(
-            f"step={step}: training diverged ({shown}), {kept}; lower optimizer.learning_rate or set "
-            "optimizer.clip_norm, in another workdir"
+            f"step={step}: training diverged ({shown}), the checkpoints up to epoch {at.epoch} are kept; lower "
+            "optimizer.learning_rate or set optimizer.clip_norm, in another workdir"
         )
 
 

@@ -16,6 +16,7 @@ from sine_jax import factors, parallel, presets, run, training, workdir
 from sine_jax.checkpoints import About, Position
 from sine_jax.data import datasets, splits
 from sine_jax.layers import fused_attention
+from sine_jax.types import Histories
 
 SMALL = {
     "model.max_len": 6,
@@ -91,9 +92,9 @@ def test_a_killed_run_goes_on_to_the_very_state_and_records_of_one_that_was_not(
 def test_every_step_and_validation_is_recorded_once(whole):
     folder, at = whole
     steps = [line["step"] for line in records(folder) if "loss" in line]
-    validations = [line["epoch"] for line in records(folder) if "valid/gauc" in line]
+    validations = [(line["step"], line.get("epoch")) for line in records(folder) if "valid/gauc" in line]
     assert steps == list(range(1, at.step + 1))
-    assert validations == [1, 3]
+    assert validations == [(0, None), (at.step // 2, 1), (at.step, 3)]
 
 
 def test_a_workdir_holds_what_a_run_was(whole, data):
@@ -109,6 +110,29 @@ def test_a_finished_run_is_not_trained_further(data, whole):
     before = records(folder)
     assert run.train(data, str(folder), config=configured()) == at
     assert records(folder) == before
+
+
+def test_where_training_only_harms_the_best_checkpoint_is_what_it_began_from(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run.ranking, "means", lambda users: {"gauc": 0.9 - float(next(worse))})
+    worse = iter(range(100))
+    config = configured(model__item_bias_init="zeros", train__patience=2, train__eval_every=1)
+    at = run.train(data, str(tmp_path), config=config)
+    assert (at.best, at.best_step, at.epoch) == (0.9, 0, 2)
+    monkeypatch.undo()
+    restored = run.restore(str(tmp_path))
+    untrained = run.set_up(datasets.load(data), config=config).initial().params
+    jax.tree.map(np.testing.assert_array_equal, restored.params, untrained)
+
+
+def test_a_network_beside_counted_biases_begins_by_ranking_as_they_do(data):
+    """The first scores are those of the biases, but for a small part."""
+    config = configured()
+    params = run.set_up(datasets.load(data), config=config).initial().params
+    model = run.build_model(config.model, num_items=60)
+    histories = Histories(np.arange(1, 7)[None], watched=np.array([[True, False] * 3]))
+    scores = model.score_items(params, model.encode(params, histories), np.arange(1, 61))[0]
+    rest = np.asarray(scores - params["item_bias"][1:])
+    assert np.std(rest) < 0.1 * np.std(params["item_bias"][1:])
 
 
 def test_another_configuration_in_a_workdir_is_refused_with_the_difference(data, whole):
@@ -157,10 +181,10 @@ def test_a_metric_that_no_validation_user_has_is_refused(data, tmp_path, monkeyp
 def test_divergence_stops_with_step_and_terms(data, tmp_path):
     config = configured(optimizer__learning_rate=1e38)
     with pytest.raises(
-        training.Diverged, match=r"^step=\d+: training diverged \(.*loss=.*\), .*no checkpoint yet; lower .*rate"
+        training.Diverged, match=r"^step=\d+: training diverged \(.*loss=.*\), .*up to epoch 0 are kept; lower .*rate"
     ):
         run.train(data, str(tmp_path), config=config)
-    assert all(math.isfinite(line["loss"]) for line in records(tmp_path))
+    assert all(math.isfinite(line["loss"]) for line in records(tmp_path) if "loss" in line)
 
 
 def test_a_workdir_that_cannot_be_written_is_one_clear_line(data, tmp_path):
