@@ -37,6 +37,7 @@ def build(config: OptimizerConfig, *, num_steps: int) -> optax.GradientTransform
         }
         tables["adamw"] = tables["adam"]  # embeddings never decay
         chosen = optax.partition({"dense": chosen, "rows": tables[config.name]()}, sparse.kinds)
+    chosen = optax.masked(chosen, trained)  # no moments for what is not trained
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     composed = optax.chain(*clip, chosen)
     if config.accumulate == 1:
@@ -57,6 +58,11 @@ def learning_rate(config: OptimizerConfig, *, num_updates: int) -> optax.Schedul
 
 
 _NO_MAPS = ("interests", "signed_kernel")  # sub-interests; weights and decays of the signed kernel
+
+
+def trained(params: Params) -> Params:
+    """Which parameters are trained: all but the factors of the signed kernel, whose gradients are 0."""
+    return {name: jax.tree.map(lambda _: name != "item_factors", params[name]) for name in params}  # noqa: B023
 
 
 def decayed(params: Params) -> Params:

@@ -53,6 +53,20 @@ def test_decay_spares_embeddings_norms_and_biases():
     assert not any("bias" in name or "norm" in name for name in decayed)
 
 
+@pytest.mark.parametrize("embedding", ["dense", "rows"])
+def test_the_factors_of_the_kernel_have_no_moments_and_stay(embedding):
+    config = configs.replace(configs.Config(), {"model.max_len": 4, "model.dim": 4, "model.kernel_dim": 2})
+    params = model.init(jax.random.key(0), config, 5)
+    tx = optimizer.build(OptimizerConfig(embedding=embedding), num_steps=10)
+    state = tx.init(params)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert any("item_embedding" in name for name in names) and not any("item_factors" in name for name in names)
+    entries = {"entries": jnp.arange(6)} if embedding == "rows" else {}
+    gradients = {**jax.tree.map(jnp.ones_like, params), "item_factors": jnp.zeros((6, 2))}
+    updates, _ = tx.update(gradients, state, params, **entries)
+    assert not updates["item_factors"].any() and updates["item_embedding"].all()
+
+
 def test_gradients_are_clipped_to_the_global_norm():
     config = OptimizerConfig(name="adagrad", learning_rate=0.1, eps=1e-30, clip_norm=1.0)
     (x,) = steps(config, [1000.0])
