@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sine_jax.benchmark import workloads
 from sine_jax.benchmark.devices import several_devices
 from sine_jax.benchmark.preparation import preparation_speed
-from sine_jax.benchmark.speed import Bench, Case, catalogue_growth, evaluation_speed, training_speed
+from sine_jax.benchmark.speed import Bench, Case, catalogue_growth, evaluation_speed, kernel_cost, training_speed
 from sine_jax.data import synthetic
 from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols
@@ -87,6 +87,13 @@ _ANYWHERE = (
         evaluation_speed(protocols.FULL),
         _RELEASED,
         made(users=20_000, length=17, items=7_500),
+    ),
+    Case(
+        "kernel",
+        "training with the signed kernel and without, every sequence 200 long, 7,500 items, D 50, dropout 0.5",
+        kernel_cost,
+        _RELEASED | _FULL | {"model.kernel_dim": 16},
+        made(users=2_000, length=200, items=7_500),
     ),
     Case("devices", "training on one and on eight simulated devices, no dropout", several_devices, _SMALL, given),
     Case(

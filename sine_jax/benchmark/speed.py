@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sine_jax import config as configs
@@ -24,7 +25,9 @@ from sine_jax.config import Config
 from sine_jax.data import splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols, ranking, scorers
+from sine_jax.layers import signed_kernel
 from sine_jax.model import build_model
+from sine_jax.types import Array
 
 
 class Timing(NamedTuple):
@@ -181,17 +184,53 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         large = training_speed(case, bench)
         base = training_speed(case._replace(data=small, name=f"{case.name}_small"), bench)
-        steps, small_steps = large["ms/step"], base["ms/step"]
         return {
-            "step time, large over small": Timing(
-                steps.median / small_steps.median, steps.low / small_steps.high, steps.high / small_steps.low
-            ),
-            "ms/step, large": steps,
-            "ms/step, small": small_steps,
+            "step time, large over small": _ratio(large["ms/step"], base["ms/step"]),
+            "ms/step, large": large["ms/step"],
+            "ms/step, small": base["ms/step"],
             "peak memory GB, large": large["peak memory GB"],
         }
 
     return measured
+
+
+def kernel_cost(case: Case, bench: Bench) -> dict[str, Timing]:
+    """Compares a case's training step with the signed kernel to that without, and times the update by one event."""
+    without = training_speed(case._replace(overrides={**case.overrides, "model.kernel_dim": 0}), bench)
+    with_kernel = training_speed(case, bench)
+    return {
+        "step time, with the kernel over without": _ratio(with_kernel["ms/step"], without["ms/step"]),
+        "peak memory, with the kernel over without": _ratio(with_kernel["peak memory GB"], without["peak memory GB"]),
+        "ms/step, with": with_kernel["ms/step"],
+        "ms/step, without": without["ms/step"],
+        "us/event": over([_event_time(case.config().model.kernel_dim) for _ in range(bench.repeats)]),
+    }
+
+
+def _event_time(dim: int, *, events: int = 1000) -> float:
+    """Microseconds from one user's state and an event to the next state and the memory that scores items."""
+    kernel, factors = signed_kernel.init(), jnp.ones((1, dim))
+
+    @jax.jit
+    def read(state: Array, watched: Array) -> tuple[Array, Array]:
+        after = signed_kernel.update(kernel, state, factors, watched=watched)
+        return after, signed_kernel.memory(kernel, after)
+
+    watched, first = jnp.array([False]), signed_kernel.nothing_read(1, dim)
+    jax.block_until_ready(read(first, watched))
+
+    def several() -> Array:
+        state = first
+        for _ in range(events):
+            state, _ = read(state, watched)
+        return state
+
+    return 1e6 * _seconds(several) / events
+
+
+def _ratio(one: Timing, other: Timing) -> Timing:
+    """Of medians; at the least and at the greatest that the repeats allow."""
+    return Timing(one.median / other.median, one.low / other.high, one.high / other.low)
 
 
 def _occupancy(config: Config, dataset: Dataset) -> Occupancy:

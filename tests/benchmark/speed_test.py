@@ -122,6 +122,18 @@ def test_the_catalogue_case_compares_steps(bench, monkeypatch):
     assert found["step time, large over small"] == Timing(6 / 3, 5 / 4, 7 / 2)
 
 
+def test_the_kernel_case_compares_the_same_steps_with_and_without_it(bench, monkeypatch):
+    def timed(case, bench):
+        median = 6.0 if case.config().model.kernel_dim else 4.0
+        return {"ms/step": Timing(median, median - 1, median + 2), "peak memory GB": speed.exactly(median)}
+
+    monkeypatch.setattr(speed, "training_speed", timed)
+    found = speed.kernel_cost(case(overrides={**TINY, "model.kernel_dim": 4}), bench)
+    assert found["step time, with the kernel over without"] == Timing(6 / 4, 5 / 6, 8 / 3)
+    assert found["peak memory, with the kernel over without"].median == 1.5
+    assert 0 < found["us/event"].low <= found["us/event"].high
+
+
 def test_preparation_is_timed_on_a_part_and_the_whole_of_a_log(bench, monkeypatch):
     monkeypatch.setattr(synthetic, "USERS_A_PIECE", 40)
     settings = synthetic.Settings(num_users=120, num_exposures=10)
