@@ -12,10 +12,12 @@ SMALL = ["--model.max_len=6", "--model.dim=4", "--model.num_blocks=1", "--train.
 
 
 def environment(devices=1):
-    quick = "--xla_backend_optimization_level=0"
+    kept = [
+        flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag
+    ]  # those of quick compilation
     return {
         **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {quick}",
+        "XLA_FLAGS": " ".join([f"--xla_force_host_platform_device_count={devices}", *kept]),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
         "COLUMNS": "200",
     }

@@ -26,7 +26,7 @@ FITTED = 200_000  # exposures that a dozen numbers are fitted to, at most
 AT_ONCE = 1 << 20  # exposures that are read at once, to bound memory
 ROWS = 64  # rows of users that are read side by side
 PENALTY = 1e-4  # on the squares of these numbers
-STEP = 512  # rows are as long as a multiple of this, so that few shapes are compiled
+STEP = 128  # rows are as long as a multiple of this, so that few shapes are compiled
 
 
 class Sequences(NamedTuple):
@@ -139,17 +139,27 @@ def _fitted(reading: Reading, sequences: Sequences, table: Array, biases: Biases
     states = jnp.asarray(rows[pairs[0]]), jnp.asarray(columns[pairs[0]])
     flat, unflatten = ravel_pytree(start)
     known = biases.items[targets] - biases.items[skips]
-
-    def loss(flat: Array, table: Array, inputs: tuple[Array, ...], known: Array) -> Array:
-        memory = _memories(unflatten(flat), table, *inputs)[states]
-        margins = known + jnp.sum(memory * (table[targets] - table[skips]), axis=-1)
-        return -jnp.mean(jax.nn.log_sigmoid(margins)) + PENALTY * jnp.sum(jnp.square(flat))
-
-    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    fixed = table, inputs, states, table[targets] - table[skips], known
 
     def on_host(flat: np.ndarray) -> list[np.ndarray]:
-        found = value_and_grad(jnp.asarray(flat, jnp.float32), table, inputs, known)
-        return [np.asarray(part, np.float64) for part in found]
+        value, gradient = _loss_and_gradient(unflatten(jnp.asarray(flat, jnp.float32)), *fixed)
+        return [np.asarray(part, np.float64) for part in (value, ravel_pytree(gradient)[0])]
 
     found = scipy.optimize.minimize(on_host, np.asarray(flat), jac=True, method="L-BFGS-B", options={"maxiter": 30})
     return unflatten(jnp.asarray(found.x, jnp.float32))
+
+
+@jax.jit
+@jax.value_and_grad
+def _loss_and_gradient(
+    kernel: signed_kernel.Kernel,
+    table: Array,
+    inputs: tuple[Array, ...],
+    states: tuple[Array, Array],
+    apart: Array,
+    known: Array,
+) -> Array:
+    """The loss [] over pairs: their states, how far their factors are apart [P, D], and their biases [P]."""
+    margins = known + jnp.sum(_memories(kernel, table, *inputs)[states] * apart, axis=-1)
+    squares = sum(jnp.sum(jnp.square(numbers)) for numbers in kernel.values())
+    return -jnp.mean(jax.nn.log_sigmoid(margins)) + PENALTY * squares
