@@ -184,10 +184,13 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
     def measured(case: Case, bench: Bench) -> dict[str, Timing]:
         large = training_speed(case, bench)
         base = training_speed(case._replace(data=small, name=f"{case.name}_small"), bench)
+        steps, small_steps = large["ms/step"], base["ms/step"]
         return {
-            "step time, large over small": _ratio(large["ms/step"], base["ms/step"]),
-            "ms/step, large": large["ms/step"],
-            "ms/step, small": base["ms/step"],
+            "step time, large over small": Timing(
+                steps.median / small_steps.median, steps.low / small_steps.high, steps.high / small_steps.low
+            ),
+            "ms/step, large": steps,
+            "ms/step, small": small_steps,
             "peak memory GB, large": large["peak memory GB"],
         }
 
@@ -195,15 +198,32 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
 
 
 def kernel_cost(case: Case, bench: Bench) -> dict[str, Timing]:
-    """Compares a case's training step with the signed kernel to that without, and times the update by one event."""
-    without = training_speed(case._replace(overrides={**case.overrides, "model.kernel_dim": 0}), bench)
-    with_kernel = training_speed(case, bench)
+    """Compares a case's training step with the signed kernel to that without, and times the update by one event.
+
+    Epochs with and without it are trained in turns, so a ratio is of neighbours.
+    """
+    dataset, with_kernel = case.data(bench), case.config()
+    configurations = configs.replace(with_kernel, {"model.kernel_dim": 0}), with_kernel
+    setups = [run.set_up(dataset, config=config) for config in configurations]
+    states, peaks = [], []
+    for setup in setups:
+        hardware.forget_peak_memory()
+        state, _ = _timed_epoch(setup, parallel.replicate(setup.initial()), 0)
+        states.append(state)
+        peaks.append(hardware.peak_memory() / 1e9)
+    seconds: list[list[float]] = [[], []]
+    for epoch in range(1, bench.repeats + 1):
+        for which, setup in enumerate(setups):
+            states[which], taken = _timed_epoch(setup, states[which], epoch)
+            seconds[which].append(taken)
+    without, within = ([1e3 * each / setups[0].steps_per_epoch for each in taken] for taken in seconds)
     return {
-        "step time, with the kernel over without": _ratio(with_kernel["ms/step"], without["ms/step"]),
-        "peak memory, with the kernel over without": _ratio(with_kernel["peak memory GB"], without["peak memory GB"]),
-        "ms/step, with": with_kernel["ms/step"],
-        "ms/step, without": without["ms/step"],
-        "us/event": over([_event_time(case.config().model.kernel_dim) for _ in range(bench.repeats)]),
+        "step time, with the kernel over without": over([a / b for a, b in zip(within, without, strict=True)]),
+        "ms/step, with": over(within),
+        "ms/step, without": over(without),
+        "peak memory GB, with": exactly(peaks[1]),
+        "peak memory GB, without": exactly(peaks[0]),
+        "us/event": over([_event_time(with_kernel.model.kernel_dim) for _ in range(bench.repeats)]),
     }
 
 
@@ -226,11 +246,6 @@ def _event_time(dim: int, *, events: int = 1000) -> float:
         return state
 
     return 1e6 * _seconds(several) / events
-
-
-def _ratio(one: Timing, other: Timing) -> Timing:
-    """Of medians; at the least and at the greatest that the repeats allow."""
-    return Timing(one.median / other.median, one.low / other.high, one.high / other.low)
 
 
 def _occupancy(config: Config, dataset: Dataset) -> Occupancy:
