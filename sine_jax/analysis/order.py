@@ -5,7 +5,8 @@ the next exposure. So two logistic regressions predict feedback. Both know the b
 The second also knows recent watches and recent skips, each weighed by how similar their items are to the one shown now
 (by co-exposure) and faded by a few decays. What it gains, on users that it was not fitted to, is what such items tell.
 Part of that is taste, which needs no order: it remains if the rows of each user are shuffled. The rest is order. If
-there is none, the log is as one of its shuffles, so these are the null.
+there is none, the log is as one of its shuffles, so these are the null. Order counts as learnable if the log is ahead
+of every shuffle, by more than three of their deviations, and if its lead would hold for other users too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MEASURED = 300_000  # exposures of the users that are drawn for the regressions,
 STEPS = 8  # of Newton's method
 LITTLE = 0.002  # bits; below it a verdict says so
 SURE = 3.0  # standard deviations of the shuffles that order must be ahead of their mean
+USERS = 1.96  # standard errors over users that order must be ahead of 0
 
 
 class Gaps(NamedTuple):
@@ -58,8 +60,10 @@ class Order(NamedTuple):
     shuffled_bits: float  # the mean where each user's rows are shuffled: taste
     deviation_of_shuffles: float
     order_bits: float  # bits less shuffled bits
+    error_over_users: float  # the standard error of the order bits, were other users drawn
     streak_bits: float  # of how much was watched lately, which tells nothing about which video is next
-    redrawn_order_bits: float  # order bits where feedback is redrawn from user and item
+    redrawn_order_bits: float  # order bits where feedback is redrawn from user and item; the mean of some redraws
+    deviation_of_redraws: float
     autocorrelation: list[Autocorrelation]
     gaps: Gaps | None  # None: the log has no times
 
@@ -76,52 +80,74 @@ def measure(log: EventLog, *, num_items: int, seed: int) -> Order:
     similar = factors.co_exposure(log, np.ones(len(log.items), bool), num_items=num_items, dim=DIM)
     log = _some_users(log, rng)
     expected, redrawn = signals.redraws(log, log.users, num_items=num_items, rng=rng)
-    streak, bits = gains(log, expected, similar)
-    shuffled = np.array([gains(*_shuffled(log, expected, rng), similar)[1] for _ in range(SHUFFLES)])
-    first = redrawn[0]
-    null = gains(*first, similar)[1] - gains(*_shuffled(*first, rng), similar)[1]
+    found = gains(log, expected, similar)
+    by_shuffle = np.array([gains(*_shuffled(log, expected, rng), similar).by_user for _ in range(SHUFFLES)])
+    nulls = [gains(*one, similar).bits - gains(*_shuffled(*one, rng), similar).bits for one in redrawn]
+    bits, shuffled = found.bits, by_shuffle.sum(axis=1)
     mean, deviation, gaps = float(shuffled.mean()), float(shuffled.std(ddof=1)), _gaps(log)
-    learnable = bool(bits > shuffled.max() and bits - mean > SURE * deviation)
+    error = _error_of_total(found.by_user - by_shuffle.mean(axis=0), log.lengths)
+    ahead = bits - mean
+    learnable = bool(bits > shuffled.max() and ahead > SURE * deviation and ahead > USERS * error)
     return Order(
-        verdict=_verdict(learnable, bits=bits, mean=mean, deviation=deviation, gaps=gaps),
+        verdict=_verdict(learnable, bits=bits, mean=mean, error=error, gaps=gaps),
         learnable=learnable,
         exposures=len(log.items),
         bits=bits,
         shuffled_bits=mean,
         deviation_of_shuffles=deviation,
-        order_bits=bits - mean,
-        streak_bits=streak,
-        redrawn_order_bits=null,
+        order_bits=ahead,
+        error_over_users=error,
+        streak_bits=found.streak,
+        redrawn_order_bits=float(np.mean(nulls)),
+        deviation_of_redraws=float(np.std(nulls, ddof=1)),
         autocorrelation=[_autocorrelation(log, expected, redrawn, lag) for lag in LAGS],
         gaps=gaps,
     )
 
 
-def gains(log: EventLog, expected: np.ndarray, similar: np.ndarray) -> tuple[float, float]:
-    """Bits per exposure, on users that a regression was not fitted to, of recent feedback and of similar items.
+class Gains(NamedTuple):
+    """What recent feedback tells on users that a regression was not fitted to, in bits per exposure."""
+
+    streak: float  # how much was watched lately
+    by_user: np.ndarray  # [U] beyond that, feedback on similar items: the part of each user
+
+    @property
+    def bits(self) -> float:
+        """What feedback on similar items tells, of all users."""
+        return float(self.by_user.sum())
+
+
+def gains(log: EventLog, expected: np.ndarray, similar: np.ndarray) -> Gains:
+    """Measures what recent feedback tells.
 
     Args:
       log: the exposures.
       expected: [E] the chance of a skip by user and item.
       similar: [N + 1, D] item factors.
-
-    Returns:
-      What is gained by how much was watched lately, and beyond that by recent feedback on similar items.
     """
     recent, alike = features(log, expected, similar)
     known, watched = log.feedback != DISLIKED, log.feedback == WATCHED
     offset = -signals.log_odds(expected)
     columns = np.concatenate([np.ones((len(known), 1)), recent, alike], axis=1)
     halves = [log.users % 2 == half for half in (0, 1)]
+    number = max(int(np.count_nonzero(known)), 1)
 
-    def loss(number: int) -> float:
-        """Of a regression on the first columns, in bits per exposure."""
-        used = columns[:, :number]
-        total = sum(_held_out_loss(used, offset, watched, fit=known & half, held=known & ~half) for half in halves)
-        return total / max(int(np.count_nonzero(known)), 1) / float(np.log(2))
+    def losses(width: int) -> np.ndarray:
+        """Of each user by a regression on the first columns, in bits of the log per exposure."""
+        each, used = np.zeros(len(known)), columns[:, :width]
+        for half in halves:
+            held = known & ~half
+            each[held] = _held_out_losses(used, offset, watched, fit=known & half, held=held)
+        return np.bincount(log.users, each, minlength=log.num_users) / np.log(2) / number
 
-    base, with_recent, with_all = loss(1), loss(1 + recent.shape[1]), loss(columns.shape[1])
-    return float(base - with_recent), float(with_recent - with_all)
+    base, with_recent, with_all = losses(1), losses(1 + recent.shape[1]), losses(columns.shape[1])
+    return Gains(float(np.sum(base - with_recent)), with_recent - with_all)
+
+
+def _error_of_total(parts: np.ndarray, sizes: np.ndarray) -> float:
+    """The standard error of a mean over exposures, of which users [U] have these parts and numbers of exposures."""
+    beyond = parts - parts.sum() * sizes / max(int(sizes.sum()), 1)
+    return float(np.sqrt(np.sum(beyond**2)))
 
 
 def features(log: EventLog, expected: np.ndarray, similar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,10 +182,10 @@ def features(log: EventLog, expected: np.ndarray, similar: np.ndarray) -> tuple[
     return recent, alike.reshape(len(expected), -1)
 
 
-def _held_out_loss(
+def _held_out_losses(
     columns: np.ndarray, offset: np.ndarray, watched: np.ndarray, *, fit: np.ndarray, held: np.ndarray
-) -> float:
-    """The total logistic loss on some exposures of a regression that was fitted to others, by Newton's method."""
+) -> np.ndarray:
+    """The logistic losses on some exposures of a regression that was fitted to others, by Newton's method."""
     scale = np.maximum(columns[fit].std(axis=0), 1e-6) if fit.any() else np.ones(columns.shape[1])
     scale[0] = 1.0
     inputs = columns / scale
@@ -170,7 +196,7 @@ def _held_out_loss(
         gradient = x.T @ (chance - y) + weights
         weights -= np.linalg.solve((x * (chance * (1 - chance))[:, None]).T @ x + prior, gradient)
     odds = offset[held] + inputs[held] @ weights
-    return float(np.logaddexp(0, np.where(watched[held], -odds, odds)).sum())
+    return np.logaddexp(0, np.where(watched[held], -odds, odds))
 
 
 def _some_users(log: EventLog, rng: np.random.Generator) -> EventLog:
@@ -227,10 +253,12 @@ def _gaps(log: EventLog) -> Gaps | None:
     )
 
 
-def _verdict(learnable: bool, *, bits: float, mean: float, deviation: float, gaps: Gaps | None) -> str:
+def _verdict(learnable: bool, *, bits: float, mean: float, error: float, gaps: Gaps | None) -> str:
     """One sentence."""
     told = f"recent feedback on similar items tells {bits:.5f} bits about the next one"
-    shuffled = f"{mean:.5f} (deviation {deviation:.5f}) if the rows of each user are shuffled"
+    shuffled = (
+        f"{mean:.5f} if the rows of each user are shuffled (the difference is {bits - mean:.5f} ±{USERS * error:.5f})"
+    )
     if learnable:
         little = ", but little of it" if bits - mean < LITTLE else ""
         return f"Order can be learned from this log{little}, because {told}, and only {shuffled}."

@@ -36,6 +36,7 @@ _WORDS = {
     "order_bits": "bits of the order",
     "streak_bits": "bits of how much was watched lately",
     "redrawn_order_bits": "bits of the order where feedback is redrawn",
+    "error_over_users": "standard error over users",
     "learnable": "order can be learned",
     "median_minutes": "median minutes between a user's neighbouring exposures",
     "median_minutes_if_spread": "the same if each user's exposures were spread evenly",
@@ -334,7 +335,8 @@ def _similar(lifts: SimilarItems) -> Figure:
 def _order(values: Order) -> Figure:
     title = (
         f"Recent feedback on similar items tells {values.bits:.4f} bits in order and {values.shuffled_bits:.4f} "
-        f"shuffled; redrawn without memory, the difference is {values.redrawn_order_bits:+.4f}"
+        f"shuffled; redrawn without memory, the difference is {values.redrawn_order_bits:+.4f}\n"
+        "Order can be learned if it is ahead of all shuffles, by three deviations and by its interval over users"
     )
     figure, axes = _plot(title, "bits per exposure about the next feedback", "", width=7.5, height=2.4)
     names = ("in order", "shuffled within users")
@@ -348,7 +350,8 @@ def _autocorrelation(values: Order) -> Figure:
     found = values.autocorrelation
     title = (
         f"Beyond user and item, feedback correlates {found[0].correlation:+.3f} with the one before, "
-        f"and {found[0].redrawn:+.3f} where it is redrawn"
+        f"and {found[0].redrawn:+.3f} where it is redrawn\n"
+        "A correlation of all feedback is a streak or a mood: it does not tell which video is next"
     )
     figure, axes = _plot(title, "exposures apart", "correlation")
     lags = [each.lag for each in found]

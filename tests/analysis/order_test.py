@@ -29,6 +29,17 @@ def test_skips_with_an_effect_are_order_and_taste_alone_is_not(law, learnable):
     assert found.shuffled_bits > 0.01  # taste needs no order
     assert abs(found.redrawn_order_bits) < 0.002
     assert found.order_bits == pytest.approx(found.bits - found.shuffled_bits)
+    assert (found.order_bits > 1.96 * found.error_over_users) == learnable
+
+
+def test_the_error_over_users_is_that_of_drawing_users_again():
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 50, 400)
+    rates = rng.normal(0.2, 0.1, 400)
+    parts = sizes * rates / sizes.sum()
+    again = rng.integers(0, 400, (2000, 400))
+    drawn = (sizes * rates)[again].sum(axis=1) / sizes[again].sum(axis=1)
+    assert order._error_of_total(parts, sizes) == pytest.approx(drawn.std(), rel=0.1)
 
 
 def test_features_are_faded_sums_over_what_the_same_user_saw_before():
