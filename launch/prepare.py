@@ -62,8 +62,19 @@ if TYPE_CHECKING:
     from sine_jax.data import sources, synthetic
     from sine_jax.data.datasets import DataInfo
 
-SOURCES = ["sample", "log", "kuairand", "wechat2021", "released", "synthetic", "redrawn"]  # as in sources.SOURCES
-UNITS = ["s", "ms", "us"]  # as in ingest.MILLISECONDS
+SOURCES = [
+    "sample",
+    "log",
+    "mind",
+    "kuairand",
+    "wechat2021",
+    "released",
+    "synthetic",
+    "redrawn",
+]  # as in sources.SOURCES
+UNITS = ["s", "ms", "us", "ns"]  # as in cells.MILLISECONDS
+
+SHOWN = 10  # files that are not read, in the summary
 
 SOURCE = flags.DEFINE_enum("source", None, SOURCES, "Source of the log.", required=True)
 INPUT = flags.DEFINE_string("input", None, "The raw file or folder (not for sample and synthetic).")
@@ -73,8 +84,9 @@ COLUMNS = flags.DEFINE_string("columns", None, "Column map role=name,... (log; k
 LABEL = flags.DEFINE_string(
     "label",
     None,
-    "What counts as watched: `column`, `ratio:R` (play / duration >= R) or `seconds:S` (play >= S s). The default is "
-    "`column`; for wechat2021 it is `ratio:0.5`, or `seconds:5` without feed_info.csv.",
+    "What counts as watched: `column` (1, yes, true), `at_least:X` (the column is at least X), `ratio:R` (play / "
+    "duration >= R), `seconds:S` (play >= S s) or `all`. The default is `column`; for wechat2021 it is `ratio:0.5`, or "
+    "`seconds:5` without feed_info.csv.",
 )
 MIN_POSITIVES = flags.DEFINE_integer(
     "min_positives", 3, "Leave out users with fewer watched exposures (a split needs 3).", lower_bound=0
@@ -83,6 +95,21 @@ MIN_EXPOSURES = flags.DEFINE_integer(
     "min_exposures", 1, "Leave out items shown less often, before users are counted.", lower_bound=1
 )
 ON_BAD_ROW = flags.DEFINE_enum("on_bad_row", "error", ["error", "drop"], "Stop at a bad row, or drop and count it.")
+DROP_DUPLICATES = flags.DEFINE_bool(
+    "drop_duplicates", False, "Of rows that are equal in all that is read, keep the first; otherwise they are counted."
+)
+SEPARATOR = flags.DEFINE_string(
+    "separator", None, "Between the fields of text: , ; | :: or tab; found out from the first row by default (log)."
+)
+DECIMAL = flags.DEFINE_enum("decimal", ".", [".", ","], "The decimal point of numbers in text (log).")
+HEADER = flags.DEFINE_list("header", [], "Names of the columns, if the text has none in its first row (log).")
+ITEM_TABLE = flags.DEFINE_string(
+    "items_table", None, "A table with an item column as in the log and the column of durations (log)."
+)
+RELATIVE_TIMES = flags.DEFINE_bool("relative_times", False, "Times do not count from 1970 but from any instant (log).")
+MAX_BYTES = flags.DEFINE_integer(
+    "max_bytes", 10**11, "How large a file may be when it is decompressed, in bytes (log).", lower_bound=1
+)
 TIME_UNIT = flags.DEFINE_enum("time_unit", "ms", UNITS, "Unit of the time column (log).")
 PLAY_UNIT = flags.DEFINE_enum("play_unit", "ms", UNITS, "Unit of the play column (log).")
 DURATION_UNIT = flags.DEFINE_enum("duration_unit", "ms", UNITS, "Unit of the duration (log).")
@@ -133,6 +160,7 @@ def main() -> None:
             min_positives=MIN_POSITIVES.value,
             min_exposures=MIN_EXPOSURES.value,
             drop=("ragged", "invalid") if ON_BAD_ROW.value == "drop" else (),
+            drop_duplicates=DROP_DUPLICATES.value,
             overwrite=OVERWRITE.value,
         )
         print(summary(info, OUT.value))
@@ -157,7 +185,7 @@ def check_source() -> None:
 
 def source() -> sources.RawLog:
     """The source that the flags describe."""
-    from sine_jax.data import ingest, sources
+    from sine_jax.data import cells, ingest, rawfiles, sources
 
     name = SOURCE.value
     if name == "sample":
@@ -177,11 +205,34 @@ def source() -> sources.RawLog:
         return memoryless.source(path, seed=SEED.value)
     if name == "wechat2021":
         return sources.wechat2021(path)
+    if name == "mind":
+        return sources.mind(path)
     if name == "released":
         return sources.released(path)
     assert roles is not None  # says check_source
-    units = (ingest.MILLISECONDS[flag.value] for flag in (TIME_UNIT, PLAY_UNIT, DURATION_UNIT))
-    return sources.log(path, roles, ingest.Units(*units))
+    time, play, duration = (cells.MILLISECONDS[flag.value] for flag in (TIME_UNIT, PLAY_UNIT, DURATION_UNIT))
+    return sources.log(
+        path,
+        roles,
+        ingest.Units(time, play, duration, DECIMAL.value, RELATIVE_TIMES.value),
+        items=Path(ITEM_TABLE.value) if ITEM_TABLE.value else None,
+        style=rawfiles.Style(separator(), tuple(HEADER.value)),
+        max_bytes=MAX_BYTES.value,
+    )
+
+
+def separator() -> str:
+    """What --separator says; empty if it is to be found out.
+
+    Raises:
+      UsageError: there is no such separator.
+    """
+    from sine_jax.data import rawtext
+
+    given = {"tab": "\t", "\\t": "\t", None: ""}.get(SEPARATOR.value, SEPARATOR.value)
+    if given not in ("", *rawtext.SEPARATORS):
+        raise UsageError(f"--separator={SEPARATOR.value}: no such separator; choose one of , ; | :: or tab")
+    return given
 
 
 def synthetic_settings() -> synthetic.Settings:
@@ -233,10 +284,17 @@ def summary(info: DataInfo, out: str) -> str:
         ("skipped", f"{info.num_skipped:,}"),
         ("disliked", f"{info.num_disliked:,}"),
         ("skip rate", f"{info.skip_rate:.4f}"),
-        ("times", "ms since 1970" if info.has_times else "none"),
+        ("times", "ms" if info.has_times else "none"),
         ("fingerprint", info.fingerprint),
     ]
     rows += [("context", f"{name}, {len(values):,} values") for name, values in info.contexts.items()]
+    rows += [("read as", told if name == "text" else f"{name} = {told}") for name, told in info.read_as.items()]
+    rows += [("not read", name) for name in info.not_read[:SHOWN]]
+    if len(info.not_read) > SHOWN:
+        rows.append(("not read", f"and {len(info.not_read) - SHOWN:,} more files"))
+    rows += [("missing", f"{count:,} {name}") for name, count in info.missing.items()]
+    if info.equal_rows:
+        rows.append(("equal rows", f"{info.equal_rows:,} that are kept; --drop_duplicates leaves them out"))
     rows += [("dropped", f"{count:,} {reason}") for reason, count in info.dropped.items()] or [("dropped", "nothing")]
     rows.append(("written to", out))
     return "\n".join(f"{name:<12} {value}" for name, value in rows)

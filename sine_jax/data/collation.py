@@ -11,7 +11,7 @@ The result depends only on the exposures and their order of arrival, not on thre
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,21 +40,33 @@ class Collation(NamedTuple):
     path: Path  # the exposures: user, item, time, order, arrival, feedback, play, duration, contexts
 
 
-def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, int]]:
-    """Writes canonical pieces to `folder` as they come.
+class Spilled(NamedTuple):
+    """Canonical exposures on the disk, and what was found on the way."""
 
-    Returns:
-      The files, and how many raw rows were dropped on the way, by reason.
+    files: list[Path]
+    dropped: dict[str, int]  # raw rows left out, by reason
+    missing: dict[str, int]  # cells without a value, by column
+    read_as: dict[str, str]  # how text and each role was understood
+
+
+def spill(pieces: Iterable[Piece], folder: Path) -> Spilled:
+    """Writes canonical pieces to `folder` as they come.
 
     Raises:
       ValueError: there is no exposure.
     """
     files: list[Path] = []
     dropped: dict[str, int] = {}
+    missing: dict[str, int] = {}
+    read_as: dict[str, dict[str, str]] = {}
     arrived = 0
     for piece in pieces:
-        for reason, count in piece.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
+        for total, found in ((dropped, piece.dropped), (missing, piece.missing)):
+            for reason, count in found.items():
+                total[reason] = total.get(reason, 0) + count
+        for name, (kind, values) in piece.read_as.items():
+            kinds = read_as.setdefault(name, {})
+            kinds[kind] = kinds.get(kind) or values
         if len(piece.frame):
             files.append(folder / f"piece_{len(files):06d}.parquet")
             piece.frame.with_row_index("arrival", offset=arrived).cast({"arrival": pl.Int64}).write_parquet(
@@ -63,10 +75,16 @@ def spill(pieces: Iterable[Piece], folder: Path) -> tuple[list[Path], dict[str, 
             arrived += len(piece.frame)
     if not files:
         raise ValueError(f"exposures=0: the input has none{_because(dropped)}; pass a log that has some")
-    return files, dropped
+    told = {
+        name: "; also ".join(f"{kind}, such as {values}" if values else kind for kind, values in kinds.items())
+        for name, kinds in read_as.items()
+    }
+    return Spilled(files, dropped, missing, told)
 
 
-def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposures: int) -> Collation:
+def collate(
+    files: list[Path], folder: Path, *, min_positives: int, min_exposures: int, drop_duplicates: bool = False
+) -> Collation:
     """Filters and numbers spilled exposures.
 
     Args:
@@ -74,12 +92,21 @@ def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposure
       folder: where to write the numbered exposures.
       min_positives: users with fewer watched exposures are left out.
       min_exposures: items shown less often are left out, before users are counted.
+      drop_duplicates: of rows that are equal in every column, only the first is kept.
 
     Raises:
       ValueError: no user passes the filters.
     """
     events = pl.scan_parquet(files)
     dropped: dict[str, int] = {}
+    if drop_duplicates:
+        columns = [name for name in events.collect_schema().names() if name != "arrival"]
+        first = events.group_by(columns).agg(pl.col("arrival").min())
+        number = _collected(events.select(pl.len())).item()
+        unique = folder / "unique.parquet"
+        first.sink_parquet(unique, compression="lz4")
+        events = pl.scan_parquet(unique)
+        dropped["rows equal to an earlier one"] = number - _collected(events.select(pl.len())).item()
     if min_exposures > 1:
         shown = _collected(events.group_by("item").len())
         rare = shown.filter(pl.col("len") < min_exposures)
@@ -117,13 +144,19 @@ def collate(files: list[Path], folder: Path, *, min_positives: int, min_exposure
     return Collation(users["user"], items["item"], users["length"].to_numpy().astype(np.int64), contexts, dropped, path)
 
 
-def blocks(collation: Collation) -> Iterator[EventLog]:
-    """The sorted log, some users at a time; offsets count from the block's first exposure."""
+def blocks(collation: Collation, count_equal: Callable[[int], None]) -> Iterator[EventLog]:
+    """The sorted log, some users at a time; offsets count from the block's first exposure.
+
+    Args:
+      collation: of `collate`.
+      count_equal: is told how many rows are equal to an earlier one, again and again as they are found.
+    """
     events = pl.scan_parquet(collation.path)
     ends = np.cumsum(collation.lengths)
     for begin, end in _ranges(ends, SORT_EVENTS):
         mine = events.filter(pl.col("user").is_between(begin, end, closed="left"))
         frame = mine.collect().sort("user", "time", "order", "arrival")
+        count_equal(_equal_rows(frame))
         columns = {name: frame[column].to_numpy() for name, column in _COLUMNS.items()}
         if collation.contexts:
             columns["contexts"] = frame.select(CONTEXT + name for name in collation.contexts).to_numpy()
@@ -132,6 +165,14 @@ def blocks(collation: Collation) -> Iterator[EventLog]:
             offsets = np.concatenate([[0], sub_ends])[first : last + 1]
             block = {name: column[offsets[0] : offsets[-1]] for name, column in columns.items()}
             yield EventLog(**block, offsets=offsets - offsets[0])
+
+
+def _equal_rows(frame: pl.DataFrame) -> int:
+    """How many rows of sorted exposures are equal to an earlier one in everything but their arrival."""
+    order = [pl.col(name) == pl.col(name).shift(1) for name in ("user", "time", "order")]
+    after = frame.select(pl.all_horizontal(order).fill_null(False).alias("same"))["same"]
+    tied = frame.filter(after | after.shift(-1).fill_null(False)).drop("arrival")
+    return len(tied) - tied.n_unique() if len(tied) else 0
 
 
 def _refuse_many(contexts: dict[str, list[str]]) -> None:

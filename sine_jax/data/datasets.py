@@ -56,6 +56,10 @@ class DataInfo:
     contexts: dict[str, list[str]] = dataclasses.field(
         default_factory=dict
     )  # values by column, numbered from 1 over all
+    missing: dict[str, int] = dataclasses.field(default_factory=dict)  # cells without a value, by raw column
+    read_as: dict[str, str] = dataclasses.field(default_factory=dict)  # how text and each role was understood
+    not_read: list[str] = dataclasses.field(default_factory=list)  # files of the input that are no tables
+    equal_rows: int = 0  # exposures that are equal to an earlier one in all that was read
     law: dict[str, Any] | None = None  # settings of a synthetic log (see data.law)
 
     def to_json(self) -> str:

@@ -1,8 +1,9 @@
 """From raw rows to canonical, validated exposures.
 
 A canonical frame has the columns of CANONICAL, whatever the source, in which no value is missing or out of range. The
-context columns of the log follow as text.
-A bad row is refused, with file, row and remedy, or dropped and counted.
+context columns of the log follow as text. What a cell means is the business of `cells`.
+A row without a user or an item is left out and counted. Any other bad row is refused, with file, row and remedy, or
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import polars as pl
 
-from sine_jax.data import labels, rawfiles
+from sine_jax.data import cells, labels, rawfiles
+from sine_jax.data.cells import MILLISECONDS
 from sine_jax.data.rawfiles import ROW, Piece
 
 CANONICAL = {
@@ -25,8 +27,6 @@ CANONICAL = {
     "duration": pl.Int32,  # ms; -1 where unknown
 }
 CONTEXT = "context "  # what the name of a context column begins with in a canonical frame
-MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
-
 _EARLIEST, _LATEST = 10**11, 10**14  # ms: the years 1973 and 5138; today in seconds or microseconds is outside
 _EXACT = 2**53  # above it a float cannot hold every integer
 
@@ -54,11 +54,13 @@ _SINGLE = tuple(role for role in Roles._fields if role != "context")  # roles of
 
 
 class Units(NamedTuple):
-    """Milliseconds in one unit of each column that measures time."""
+    """How numbers are written: milliseconds in one unit, the decimal point, and where times begin."""
 
     time: float = 1.0
     play: float = 1.0
     duration: float = 1.0
+    decimal: str = "."
+    relative: bool = False  # times count from an instant that is not known
 
 
 class Check(NamedTuple):
@@ -67,7 +69,8 @@ class Check(NamedTuple):
     bad: pl.Expr
     column: str
     reason: str
-    remedy: str
+    remedy: str  # for a row among good ones
+    of_most: str = ""  # where most rows are so; empty: another column
 
 
 def parse_roles(text: str) -> Roles:
@@ -98,7 +101,8 @@ def parse_roles(text: str) -> Roles:
             raise ValueError(f"--columns={text}: no column is the {role}; map {role}=NAME")
     if "time" not in found and "order" not in found:
         raise ValueError(
-            f"--columns={text}: nothing orders the exposures; map time=NAME, or order=NAME where there is no time"
+            f"--columns={text}: nothing orders the exposures; map time=NAME, or order=NAME where there is no time, or "
+            f"order={ROW} for their place in the input"
         )
     return Roles(**found)
 
@@ -115,7 +119,8 @@ def check_rule(roles: Roles, rule: labels.Rule) -> None:
 def raw_columns(roles: Roles, rule: labels.Rule) -> list[str]:
     """The raw columns to read, each once."""
     read = [role for role in _SINGLE if role != "watched" or role in rule.needs]
-    return list(dict.fromkeys([getattr(roles, role) for role in read if getattr(roles, role)] + roles.contexts))
+    names = [getattr(roles, role) for role in read if getattr(roles, role)] + roles.contexts
+    return list(dict.fromkeys(name for name in names if name != ROW))
 
 
 def canonical(
@@ -131,124 +136,202 @@ def canonical(
     Args:
       pieces: with the raw columns that `raw_columns` names.
       roles: which raw column plays which role.
-      units: of time, play and duration.
+      units: how numbers are written.
       rule: what counts as watched.
       drop: with `invalid` among them, bad rows are dropped and counted.
 
     Raises:
-      ValueError: a row is bad; the message has file, row and remedy.
+      ValueError: a column has a type that is not read, or a row is bad; the message has file, row and remedy.
     """
     for piece in pieces:
-        raw = piece.frame
-        frame = raw.select(_values(raw.schema, roles, units))
-        checks = _checks(roles, rule)
+        raw = _unlisted(piece, roles, rule)
+        read = _read(piece, raw, roles, units, rule)
+        frame = raw.select(*_values(raw, read, roles), ROW)
+        dropped = dict(piece.dropped)
+        for role in ("user", "item"):
+            absent = frame[f"{role} absent"]
+            if absent.any():
+                reason = f"{getattr(roles, role)} is missing"
+                dropped[reason] = dropped.get(reason, 0) + int(absent.sum())
+                raw, frame = raw.filter(~absent), frame.filter(~absent)
+        checks = _checks(frame, roles, units, rule)
         flags = frame.select(check.bad.fill_null(False).alias(str(i)) for i, check in enumerate(checks))
         bad = flags.select(pl.any_horizontal(pl.all())).to_series()
-        dropped = dict(piece.dropped)
         if bad.any():
             if "invalid" not in drop:
-                raise ValueError(_complaint(piece, flags, bad, checks))
+                raise ValueError(_complaint(piece, raw, flags, bad, checks))
             first = pl.coalesce(pl.when(pl.col(str(i))).then(i) for i in range(len(checks)))
             for i, count in flags.select(first.alias("check")).to_series().drop_nulls().value_counts().iter_rows():
                 reason = f"{checks[i].column} {checks[i].reason}"
                 dropped[reason] = dropped.get(reason, 0) + count
             frame = frame.filter(~bad)
-        yield Piece(piece.path, _finished(frame, rule), dropped)
+        missing = {
+            getattr(roles, role): int(frame[f"{role} absent"].sum()) for role in read if role not in roles.contexts
+        }
+        missing |= {name: frame[CONTEXT + name].null_count() for name in roles.contexts}
+        told = {**piece.read_as, **_told(raw, read, roles, units)}
+        yield Piece(piece.path, _finished(frame, rule), dropped, {n: k for n, k in missing.items() if k}, told)
 
 
-def _values(schema: pl.Schema, roles: Roles, units: Units) -> list[pl.Expr]:
-    """Each role as an id (String) or a number (Float64); null if the cell is neither."""
-    values = [_identifier(getattr(roles, role), schema).alias(role) for role in ("user", "item")]
-    for role in _SINGLE[2:]:
-        name = getattr(roles, role)
-        if name not in schema:
-            values.append(pl.lit(None, pl.Float64).alias(role))
+def _unlisted(piece: Piece, roles: Roles, rule: labels.Rule) -> pl.DataFrame:
+    """One row per exposure, where a row of the input lists several."""
+    frame = piece.frame
+    lists = [name for name in frame.columns if frame[name].dtype in (pl.List, pl.Array)]
+    if not lists:
+        return frame
+    if roles.item not in lists:
+        raise ValueError(f"{piece.path}: {lists[0]} holds lists, but {roles.item} does not; map columns of one kind")
+    watched = roles.watched if "watched" in rule.needs else ""
+    if watched in lists and not _are_answers(frame, roles.item, watched):
+        chosen = pl.col(watched).cast(pl.List(pl.String)).alias("chosen")
+        kept = [name for name in lists if name != watched]
+        rows = cells.exploded(piece.path, frame.with_columns(chosen), kept, row=ROW)
+        found = pl.col(roles.item).cast(pl.String).is_in(pl.col("chosen")).fill_null(False)
+        return rows.with_columns(found.alias(watched)).drop("chosen")
+    return cells.exploded(piece.path, frame, lists, row=ROW)
+
+
+def _are_answers(frame: pl.DataFrame, item: str, watched: str) -> bool:
+    """Whether lists tell yes or no of each item; otherwise they name the items that were watched."""
+    same = frame.select((pl.col(item).list.len() == pl.col(watched).list.len()).fill_null(True).all()).item()
+    words = frame[watched].cast(pl.List(pl.String)).explode().drop_nulls().str.strip_chars().str.to_lowercase()
+    return bool(same and words.is_in([*cells.YES, *cells.NO, "1.0", "0.0"]).all())
+
+
+_USES = {"user": "ids", "item": "ids", "time": "times", "order": "places", "watched": "yes or no"}
+_USES |= {"dislike": "yes or no", "play": "numbers", "duration": "numbers"}
+
+
+def _read(
+    piece: Piece, raw: pl.DataFrame, roles: Roles, units: Units, rule: labels.Rule
+) -> dict[str, tuple[str, cells.Value]]:
+    """The raw column and its values, by role and by context column; a role that the log lacks is left out."""
+    uses = {role: (getattr(roles, role), use) for role, use in _USES.items()}
+    uses |= {name: (name, "categories") for name in roles.contexts}
+    found = {}
+    for role, (name, use) in uses.items():
+        if name not in raw.columns or name == ROW or (role == "watched" and "watched" not in rule.needs):
             continue
-        number = _truth(name, schema) if role in ("watched", "dislike") else _number(name, schema)
-        if role in Units._fields and not schema[name].is_temporal():
-            number = (number * getattr(units, role)).round()
-        values += [number.alias(role), pl.col(name).is_null().alias(f"{role} absent")]
-    return values + [_category(name, schema).alias(CONTEXT + name) for name in roles.contexts]
+        use = "numbers" if role == "watched" and rule.any_number else use
+        cells.check_type(piece.path, name, raw[name], use)
+        unit = getattr(units, role) if role in ("time", "play", "duration") else 1.0
+        found[role] = name, cells.read(name, raw[name].dtype, use, unit=unit, decimal=units.decimal)
+    return found
 
 
-def _identifier(name: str, schema: pl.Schema) -> pl.Expr:
-    """A column as external ids; 7.0 of a float column is `7`."""
-    column = pl.col(name)
-    if schema[name].is_float():
-        column = pl.when(column == column.round()).then(column).cast(pl.Int64, strict=False)
-    return column.cast(pl.String).replace("", None)
+def _values(raw: pl.DataFrame, read: dict[str, tuple[str, cells.Value]], roles: Roles) -> list[pl.Expr]:
+    """For each role its value, whether it is absent, and its text; for each context column its value."""
+    values = []
+    for role in _SINGLE:
+        if role not in read:
+            values += [pl.lit(None, pl.Float64).alias(role), pl.lit(True).alias(f"{role} absent")]
+            continue
+        name, value = read[role]
+        values += [value.value.alias(role), value.absent.alias(f"{role} absent")]
+        values.append(cells.text(name, raw[name].dtype).alias(f"{role} text"))
+        if role == "time":
+            values.append(value.plain.alias("time plain"))
+    return values + [read[name][1].value.alias(CONTEXT + name) for name in roles.contexts]
 
 
-def _category(name: str, schema: pl.Schema) -> pl.Expr:
-    """A context column as text; 7.0 of a float column is `7`, and null or an empty cell is unknown."""
-    column = pl.col(name)
-    if schema[name].is_float():
-        column = column.fill_nan(None)
-        whole = (column == column.round()) & (column.abs() < _EXACT)
-        return (
-            pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
-        )
-    return column.cast(pl.String).str.strip_chars().replace("", None)
+def _told(
+    raw: pl.DataFrame, read: dict[str, tuple[str, cells.Value]], roles: Roles, units: Units
+) -> dict[str, tuple[str, str]]:
+    """What each column was read as, with some values."""
+    told = {}
+    for role, (name, value) in read.items():
+        is_context = role in roles.contexts
+        more = ""
+        if role == "time" and len(raw) and raw.select(value.plain.fill_null(False).any()).item():
+            more = (
+                ", ISO 8601 (UTC where no offset is given)" if value.kind == "text" else ", UTC where there is no zone"
+            )
+        shown = raw.head(1000).select(value.value if is_context or role in ("user", "item") else name).to_series()
+        told[f"context {name}" if is_context else role] = f"{name}: {value.kind}{more}", cells.examples(shown)
+    return told
 
 
-def _number(name: str, schema: pl.Schema) -> pl.Expr:
-    """A column as Float64; times of a temporal type in ms."""
-    if schema[name].is_temporal():
-        return pl.col(name).cast(pl.Datetime("ms")).dt.epoch("ms").cast(pl.Float64)
-    return pl.col(name).cast(pl.Float64, strict=False)
+_LEAVE = "mend the row, or leave such rows out with --on_bad_row=drop"
+_ANOTHER = "map another column"
 
 
-def _truth(name: str, schema: pl.Schema) -> pl.Expr:
-    """A column of 0 and 1, or of true and false, as Float64."""
-    if schema[name] != pl.String:
-        return pl.col(name).cast(pl.Float64, strict=False)
-    words = pl.col(name).str.to_lowercase().replace({"true": "1", "false": "0"})
-    return words.cast(pl.Float64, strict=False)
-
-
-def _checks(roles: Roles, rule: labels.Rule) -> list[Check]:
+def _checks(frame: pl.DataFrame, roles: Roles, units: Units, rule: labels.Rule) -> list[Check]:
     """The ways in which a row can be bad; the first that applies is reported."""
-    leave = "mend the row, or leave such rows out with --on_bad_row=drop"
-    checks = [Check(pl.col(r).is_null(), getattr(roles, r), "is missing or not an id", leave) for r in ("user", "item")]
+    checks = [
+        Check(pl.col(r).is_null(), getattr(roles, r), "is no id: it has a fraction or is not finite", _LEAVE)
+        for r in ("user", "item")
+    ]
     for role in ("time", "order", "play", "duration", "watched", "dislike"):
-        name, value, absent = getattr(roles, role), pl.col(role), pl.col(f"{role} absent")
+        name, value, absent, text = getattr(roles, role), pl.col(role), pl.col(f"{role} absent"), pl.col(f"{role} text")
         needed = role in rule.needs or role in ("time", "order")
-        if not name or (role == "watched" and not needed):
+        if f"{role} text" not in frame.columns:
             continue
         if needed:
-            checks.append(Check(absent, name, "is missing", leave))
-        checks.append(Check((value.is_null() & ~absent) | value.is_nan(), name, "is not a number", leave))
-        if role in ("watched", "dislike"):
-            checks.append(Check(~value.is_in([0.0, 1.0]), name, "is not 0 or 1", leave))
+            checks.append(Check(absent, name, "is missing", _LEAVE, "map another column, or fill it in"))
+        comma = "pass --decimal=, if its comma is a decimal point; thousands must not be separated"
+        unknown = value.is_null() & ~absent
+        checks.append(Check(unknown & cells.has_comma(text), name, "has a comma", comma, comma))
+        what = {"time": "a number or an ISO 8601 time"}.get(role, "a number")
+        checks.append(Check(unknown | value.is_nan(), name, f"is not {what}", _LEAVE))
+        if role in ("time", "order"):
+            digits = "write the column as whole numbers"
+            reason = "is in scientific notation and has lost its last digits"
+            checks.append(Check(cells.lost_digits(text), name, reason, digits, digits))
+        if role == "dislike" or (role == "watched" and not rule.any_number):
+            threshold = "label by a threshold, such as --label=at_least:1"
+            answer = threshold if role == "watched" else _ANOTHER
+            checks.append(Check(~value.is_in([0.0, 1.0]), name, "is not 0 or 1 (yes or no)", _LEAVE, answer))
             continue
-        checks.append(Check(value < 0, name, "is negative", leave))
+        if role == "watched":
+            checks.append(Check(~value.is_finite(), name, "is not a finite number", _LEAVE))
+            continue
         limit = {"time": _LATEST, "order": _EXACT}.get(role, 2**31)
-        checks.append(Check(value >= limit, name, "is too large", _UNITS.get(role, leave)))
-    if roles.time:
-        seconds = pl.col("time").is_between(_EARLIEST / 1000, _EARLIEST, closed="left")
-        checks.append(Check(seconds, roles.time, "looks like seconds, not milliseconds", "pass --time_unit=s"))
-        small = "map it as order= if it only orders the exposures"
-        checks.append(Check(pl.col("time") < _EARLIEST, roles.time, "is before 1973", small))
+        unit, of_most = (_unit_of_times(frame, units), "") if role == "time" else (_LEAVE, _UNITS.get(role, ""))
+        checks.append(Check(value < 0, name, "is negative", _LEAVE))
+        checks.append(Check(value >= limit, name, "is too large", unit, unit if role == "time" else of_most))
+        if role == "time" and not units.relative:
+            early = (value < _EARLIEST) & ~pl.col("time plain").fill_null(False)
+            checks.append(Check(early, name, "is before 1973 in this unit", unit, unit))
     if "duration" in rule.needs:
-        remedy = f"label by seconds:S, or {leave}"
-        checks.append(Check(pl.col("duration") == 0, roles.duration, "is 0, so it has no ratio", remedy))
+        seconds = "label by seconds:S"
+        reason = "is 0, so it has no ratio"
+        checks.append(Check(pl.col("duration") == 0, roles.duration, reason, f"{seconds}, or {_LEAVE}", seconds))
     return checks
 
 
 _UNITS = {
-    "time": "pass --time_unit=us if it is in microseconds",
-    "play": "pass --play_unit if it is in another unit, or leave such rows out with --on_bad_row=drop",
-    "duration": "pass --duration_unit if it is in another unit, or leave such rows out with --on_bad_row=drop",
+    "play": "pass --play_unit if it is in another unit",
+    "duration": "pass --duration_unit if it is in another unit",
 }
 
 
-def _complaint(piece: Piece, flags: pl.DataFrame, bad: pl.Series, checks: Sequence[Check]) -> str:
+def _unit_of_times(frame: pl.DataFrame, units: Units) -> str:
+    """What to do about times that are out of range: another unit only if it suits the other rows."""
+    times = frame.filter(~pl.col("time plain").fill_null(False))["time"].drop_nulls()
+
+    def fits(unit: float) -> float:
+        inside = (times * (unit / units.time)).is_between(_EARLIEST, _LATEST, closed="left")
+        return float(inside.mean() or 0.0)  # type: ignore[arg-type]
+
+    if fits(units.time) >= 0.5 or not len(times):
+        return _LEAVE
+    best = max(MILLISECONDS, key=lambda name: fits(MILLISECONDS[name]))
+    if fits(MILLISECONDS[best]) >= 0.5:
+        return f"pass --time_unit={best}"
+    return "pass --relative_times if they count from another instant, or map it as order= if it only orders"
+
+
+def _complaint(piece: Piece, raw: pl.DataFrame, flags: pl.DataFrame, bad: pl.Series, checks: Sequence[Check]) -> str:
     """What is wrong with the first bad row, in one line."""
     at = bad.to_list().index(True)
-    check = checks[flags.row(at).index(True)]
-    row, value = piece.frame[ROW][at], piece.frame[check.column][at]
-    shown = "" if value is None else f"={value!r}"
-    return f"{piece.path}, row {row}: {check.column}{shown} {check.reason}; {check.remedy}"
+    which = flags.row(at).index(True)
+    check, share = checks[which], float(flags[str(which)].mean())  # type: ignore[arg-type]
+    row, value = raw[ROW][at], raw[check.column][at]
+    shown = "" if value is None else f"={cells.printable(repr(value))}"
+    most = share > 0.5
+    remedy = (check.of_most or _ANOTHER) if most else check.remedy
+    rows = f" (and so are {share:.0%} of the rows)" if most and len(flags) > 1 else ""
+    return f"{piece.path}, row {row}: {check.column}{shown} {check.reason}{rows}; {remedy}"
 
 
 def _finished(frame: pl.DataFrame, rule: labels.Rule) -> pl.DataFrame:

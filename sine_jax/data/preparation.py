@@ -32,6 +32,7 @@ def prepare(
     min_positives: int = 3,
     min_exposures: int = 1,
     drop: Sequence[str] = (),
+    drop_duplicates: bool = False,
     overwrite: bool = False,
 ) -> DataInfo:
     """Prepares a log: reads, validates, labels, filters, numbers, sorts and writes it.
@@ -46,6 +47,7 @@ def prepare(
       min_positives: users with fewer watched exposures are left out; a split needs 3.
       min_exposures: items shown less often are left out.
       drop: which bad rows to drop and count, of `ragged` and `invalid`; other bad rows are refused.
+      drop_duplicates: of rows that are equal in all that is read, keep only the first; otherwise they are counted.
       overwrite: replace the prepared data set at `out`, if any.
 
     Returns:
@@ -60,13 +62,19 @@ def prepare(
     with _scratch(out) as scratch:
         pieces = raw.read(ingest.raw_columns(raw.roles, rule), drop)
         pieces = ingest.canonical(pieces, raw.roles, raw.units, rule, drop=drop)
-        files, dropped = collation.spill(pieces, scratch)
-        collated = collation.collate(files, scratch, min_positives=min_positives, min_exposures=min_exposures)
-        for file in files:
+        spilled = collation.spill(pieces, scratch)
+        collated = collation.collate(
+            spilled.files,
+            scratch,
+            min_positives=min_positives,
+            min_exposures=min_exposures,
+            drop_duplicates=drop_duplicates,
+        )
+        for file in spilled.files:
             file.unlink()
         num_contexts = len(collated.contexts)
         summary = _Summary(num_contexts)
-        blocks = summary.through(collation.blocks(collated))
+        blocks = summary.through(collation.blocks(collated, summary.count_equal))
         folder = records.write(raw.name, blocks, scratch, num_contexts=num_contexts)
         truth = synthetic.truth(raw.law) if raw.law else (None, None)
         for name, ids, known in zip((ITEMS, USERS), (collated.items, collated.users), truth, strict=True):
@@ -75,7 +83,10 @@ def prepare(
             source=raw.name,
             label_rule=_readable(raw, rule),
             filters={"min_positives": min_positives, "min_exposures": min_exposures},
-            dropped=dropped | collated.dropped,
+            dropped=spilled.dropped | collated.dropped,
+            missing=spilled.missing,
+            read_as=spilled.read_as,
+            not_read=list(raw.not_read),
             users=collated.users,
             items=collated.items,
             contexts=collated.contexts,
@@ -96,6 +107,11 @@ class _Summary:
         self._digests = {name: hashlib.sha256() for name in records.names(num_contexts)}
         self._counts = np.zeros(3, np.int64)
         self._has_times = True
+        self._equal_rows = 0
+
+    def count_equal(self, number: int) -> None:
+        """Adds rows that are equal to an earlier one."""
+        self._equal_rows += number
 
     def through(self, blocks: Iterator[EventLog]) -> Iterator[EventLog]:
         """Yields the blocks unchanged."""
@@ -120,6 +136,7 @@ class _Summary:
             num_disliked=int(self._counts[DISLIKED]),
             skip_rate=skipped / max(1, skipped + watched),
             has_times=self._has_times,
+            equal_rows=self._equal_rows,
             fingerprint=combined_digest([*digests, id_digest(users), vocabulary]),
             vocabulary=vocabulary,
             versions=_versions(),

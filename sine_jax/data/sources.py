@@ -16,19 +16,21 @@ from typing import NamedTuple
 
 import polars as pl
 
-from sine_jax.data import rawfiles, synthetic
+from sine_jax.data import cells, rawfiles, synthetic
 from sine_jax.data.ingest import Roles, Units
-from sine_jax.data.rawfiles import ROW, Piece
+from sine_jax.data.rawfiles import ROW, Piece, Style
 
 SOURCES = {
     "sample": "The shipped sample: 2,000 users of KuaiRand-Pure.",
-    "log": "Any CSV or Parquet table, or a folder of them, with a column map.",
+    "log": "Any table, CSV, JSON lines, Parquet or Arrow, or a folder of them, with a column map.",
+    "mind": "MIND as published: behaviors.tsv, whose cells list what was shown and what was clicked.",
     "kuairand": "KuaiRand-Pure, -1K or -27K as published.",
     "wechat2021": "WeChat Big Data Challenge 2021: user_action.csv and feed_info.csv.",
     "released": "The text format of the authors' code: user<TAB>items<TAB>feedback.",
     "synthetic": "Drawn from a seed, with interests and a skip effect of known strength.",
     "redrawn": "A prepared data set, with feedback drawn anew from user and item biases: no memory, no taste.",
 }
+_KEY = "#item"  # ids in their one form
 SAMPLE = "kuairand_pure_sample_seq.parquet"
 
 Reader = Callable[[Sequence[str], Sequence[str]], Iterator[Piece]]  # (columns, kinds of bad row to drop) -> pieces
@@ -43,12 +45,96 @@ class RawLog(NamedTuple):
     units: Units = Units()
     label: str = "column"  # the label rule if the user names none
     law: synthetic.Settings | None = None  # what a synthetic log is drawn from
+    not_read: Sequence[str] = ()  # files of the folder that are no tables
 
 
-def log(path: Path, roles: Roles, units: Units) -> RawLog:
-    """Any CSV or Parquet table, or a folder of them, with a column map."""
-    files = rawfiles.find(path)
-    return RawLog("log", roles, lambda names, drop: _files(files, names, drop), units)
+def log(
+    path: Path,
+    roles: Roles,
+    units: Units,
+    *,
+    items: Path | None = None,
+    style: Style = rawfiles.AS_FOUND,
+    max_bytes: int = rawfiles.MAX_BYTES,
+) -> RawLog:
+    """Any table of a format that `rawfiles` reads, or a folder of them, with a column map.
+
+    Args:
+      path: the file or folder.
+      roles: which column plays which role.
+      units: how numbers are written.
+      items: a table of items, which has their durations; its ids are in a column of the same name as the log's.
+      style: how text is written.
+      max_bytes: how large a file may be when decompressed.
+
+    Raises:
+      ValueError: there is no such path, or it has no table.
+    """
+    found = rawfiles.find(path)
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        own = [name for name in names if items is None or name != roles.duration]
+        table = None
+        if len(own) < len(names):
+            assert items is not None
+            table = _keyed(items, roles.item, roles.duration, drop)
+        for file in found.files:
+            part = len(found.files) > 1
+            for piece in rawfiles.read(file, own, drop=drop, style=style, max_bytes=max_bytes, part=part):
+                yield piece if table is None else _joined(piece, roles.item, table)
+
+    return RawLog("log", roles, read, units, not_read=found.not_read)
+
+
+def _keyed(path: Path, key: str, value: str, drop: Sequence[str]) -> pl.DataFrame:
+    """A table of items: their ids in their one form, and a value."""
+    frame = _table(path, (key, value), drop)
+    cells.check_type(path, key, frame[key], "ids")
+    frame = frame.select(cells.read(key, frame[key].dtype, "ids").value.alias(_KEY), value)
+    return frame.drop_nulls(_KEY).unique(_KEY, keep="first", maintain_order=True)
+
+
+def _joined(piece: Piece, key: str, table: pl.DataFrame) -> Piece:
+    """A piece with the value of its items; null for items that the table lacks."""
+    frame = piece.frame
+    cells.check_type(piece.path, key, frame[key], "ids")
+    frame = frame.with_columns(cells.read(key, frame[key].dtype, "ids").value.alias(_KEY))
+    return piece._replace(frame=frame.join(table, on=_KEY, how="left", maintain_order="left").drop(_KEY))
+
+
+def mind(path: Path) -> RawLog:
+    """MIND as published: behaviors.tsv, or the folder that holds it. What was shown and clicked is watched.
+
+    A row is an impression: its user and time, and `ITEM-1` or `ITEM-0` for each item that was shown. The column of
+    earlier clicks is not read, because it has no times and no skips.
+
+    References:
+      Wu et al., "MIND: A Large-scale Dataset for News Recommendation", ACL 2020.
+    """
+    header = ("impression", "user", "time", "history", "shown")
+    file = path / "behaviors.tsv" if path.is_dir() else path
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        for piece in rawfiles.read(file, ("user", "time", "shown"), drop=drop, style=Style("\t", header)):
+            rows = piece.frame.with_columns(pl.col("shown").str.strip_chars().str.split(" ")).explode("shown")
+            rows = rows.with_columns(
+                pl.col("time").str.strip_chars().str.to_datetime("%m/%d/%Y %I:%M:%S %p", strict=False),
+                pl.col("shown").str.extract(r"^(.+)-[01]$").alias("item"),
+                pl.col("shown").str.extract(r"^.+-([01])$").alias("watched"),
+            )
+            bad = rows["item"].is_null() | rows["time"].is_null()
+            if bad.any() and "invalid" not in drop:
+                row = rows.row(bad.to_list().index(True), named=True)
+                raise ValueError(
+                    f"{piece.path}, row {row[ROW]}: {row['shown']!r} at {row['time']} is not ITEM-0 or ITEM-1 at a "
+                    "time such as 11/15/2019 8:55:22 AM; mend the row, or leave such rows out with --on_bad_row=drop"
+                )
+            dropped = (
+                {**piece.dropped, "impressions that cannot be read": int(bad.sum())} if bad.any() else piece.dropped
+            )
+            yield piece._replace(frame=rows.filter(~bad).select(*names, ROW), dropped=dropped)
+
+    return RawLog("mind", Roles("user", "item", time="time", watched="watched"), read)
 
 
 def sample() -> RawLog:
@@ -66,8 +152,8 @@ def released(path: Path) -> RawLog:
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
         header = ("user", "items", "feedback")
-        for file in [path] if path.is_file() else rawfiles.find(path):
-            for piece in rawfiles.read(file, header, drop=drop, header=header):
+        for file in rawfiles.find(path).files:
+            for piece in rawfiles.read(file, header, drop=drop, style=Style("\t", header)):
                 yield _exploded(piece, drop)
 
     return RawLog("released", Roles("user", "items", order=ROW, watched="feedback"), read)

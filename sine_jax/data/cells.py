@@ -1,0 +1,236 @@
+"""What the cells of raw columns mean: ids, times, numbers, yes or no, categories.
+
+One table, TYPES, says which types are read as what; any other type is refused with file, column and type. Text means
+the same in every format: blanks around it do not count, and the words of NOTHING are no value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+NOTHING = r"(?i)^(|nan|none|null|<na>|\\n)$"  # what exporters write for a missing value
+YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
+MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # in one unit
+
+_NUMBERS = ("integers", "floats", "decimals", "text", "categories")
+TYPES: dict[str, tuple[str, ...]] = {  # what is read as ids, times, ...; a column without any value is read as any
+    "ids": (*_NUMBERS, "16 bytes (a UUID)"),
+    "times": (*_NUMBERS, "dates", "dates with times", "durations"),
+    "places": (*_NUMBERS, "dates", "dates with times"),
+    "numbers": (*_NUMBERS, "durations"),
+    "yes or no": (*_NUMBERS, "booleans"),
+    "categories": (*_NUMBERS, "booleans", "dates"),
+}
+_MOMENT = (
+    r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(?:[.,](\d{1,9}))?)?"
+    r"\s?(Z|z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?)?$"
+)
+_LOST = r"^[+-]?\d(?:\.(\d*))?[eE]\+?(\d+)$"
+_EXACT: dict[type[pl.DataType], float] = {
+    pl.Float32: 2.0**24,
+    pl.Float64: 2.0**53,
+}  # above it the neighbours of a float are more than 1 apart
+
+
+class Value(NamedTuple):
+    """A column in a role, as expressions."""
+
+    value: pl.Expr  # text for ids and categories, Float64 for the rest; null if the cell has none, or a bad one
+    absent: pl.Expr  # whether the cell has no value
+    plain: pl.Expr  # whether it is a time as text or by type, which has no unit
+    kind: str  # of the type
+
+
+def kind(dtype: pl.DataType) -> str:
+    """The word for a type."""
+    words: tuple[tuple[bool, str], ...] = (
+        (dtype.is_integer(), "integers"),
+        (dtype.is_float(), "floats"),
+        (dtype.is_decimal(), "decimals"),
+        (dtype == pl.String, "text"),
+        (dtype in (pl.Categorical, pl.Enum), "categories"),
+        (dtype == pl.Boolean, "booleans"),
+        (dtype == pl.Date, "dates"),
+        (dtype == pl.Datetime, "dates with times"),
+        (dtype == pl.Duration, "durations"),
+        (dtype == pl.Binary, "16 bytes (a UUID)"),
+        (dtype == pl.Null, "nothing"),
+    )
+    return next((word for holds, word in words if holds), str(dtype))
+
+
+def check_type(path: Path, name: str, column: pl.Series, use: str) -> None:
+    """Refuses a column whose type is not read in its role, or cannot hold its values.
+
+    Args:
+      path: of the file.
+      name: of the column.
+      column: its values.
+      use: one of TYPES.
+
+    Raises:
+      ValueError: it is so; the message has file, column and type.
+    """
+    found = kind(column.dtype)
+    if found not in (*TYPES[use], "nothing"):
+        raise ValueError(f"{path}: {name} has the type {column.dtype}; write {use} as {', '.join(TYPES[use])}")
+    if found == "floats" and use in ("ids", "times", "places"):
+        largest = column.filter(column.is_finite()).abs().max()
+        limit = _EXACT.get(type(column.dtype), 2.0**11)
+        if isinstance(largest, float) and largest > limit:
+            raise ValueError(
+                f"{path}: {name} has the type {column.dtype}, which cannot hold these {use}: above {limit:,.0f} its "
+                "neighbours are more than 1 apart; write the column as integers or as text"
+            )
+    if found.startswith("16 bytes"):
+        lengths = column.bin.size().unique().drop_nulls().to_list()
+        if lengths not in ([], [16]):
+            raise ValueError(f"{path}: {name} has bytes that are no UUID (not 16 of them); write the column as text")
+
+
+def read(name: str, dtype: pl.DataType, use: str, *, unit: float = 1.0, decimal: str = ".") -> Value:
+    """A column that `check_type` lets through, as values.
+
+    Args:
+      name: of the column.
+      dtype: its type.
+      use: one of TYPES.
+      unit: milliseconds of one unit, for times and numbers.
+      decimal: the decimal point of text.
+    """
+    column, found, never = pl.col(name), kind(dtype), pl.lit(False)
+    if found == "nothing":
+        as_text = use in ("ids", "categories")
+        return Value(pl.lit(None, pl.String if as_text else pl.Float64), pl.lit(True), never, found)
+    if found in ("dates", "dates with times") and use != "categories":
+        return Value(_epoch(column), column.is_null(), pl.lit(True), found)
+    if found == "durations":
+        return Value(column.dt.total_milliseconds().cast(pl.Float64), column.is_null(), never, found)
+    if found.startswith("16 bytes"):
+        return Value(_uuid(column), column.is_null(), never, found)
+    if found == "floats":
+        column = column.fill_nan(None)
+    if use in ("ids", "categories"):
+        return Value(_label(column, found, use), _text(column, found).is_null(), never, found)
+    if found == "booleans":
+        return Value(column.cast(pl.Float64), column.is_null(), never, found)
+    if found not in ("text", "categories"):
+        return Value((column.cast(pl.Float64) * unit).round(), column.is_null(), never, found)
+    text = _text(column, found)
+    number = _number(text, decimal) * unit
+    if use == "yes or no":
+        low = text.str.to_lowercase()
+        number = pl.when(low.is_in(YES)).then(1.0).when(low.is_in(NO)).then(0.0).otherwise(number)
+        return Value(number, text.is_null(), never, found)
+    if use == "times":
+        moment = _moment(text)
+        return Value(pl.coalesce(moment, number.round()), text.is_null(), moment.is_not_null(), found)
+    return Value(number.round() if unit != 1 or use == "places" else number, text.is_null(), never, found)
+
+
+def text(name: str, dtype: pl.DataType) -> pl.Expr:
+    """A column as text, null where it has no value; for patterns."""
+    found = kind(dtype)
+    return _text(pl.col(name), found) if found in ("text", "categories") else pl.lit(None, pl.String)
+
+
+def lost_digits(cell: pl.Expr) -> pl.Expr:
+    """Whether text is a number in scientific notation with fewer digits than it needs, as spreadsheets write it."""
+    decimals, exponent = cell.str.extract(_LOST, 1).fill_null("").str.len_chars(), cell.str.extract(_LOST, 2)
+    large = exponent.cast(pl.Int32, strict=False)
+    return ((large >= 6) & (decimals.cast(pl.Int32) < large)).fill_null(False)
+
+
+def has_comma(cell: pl.Expr) -> pl.Expr:
+    """Whether text would be a number if its comma were a decimal point."""
+    return cell.str.contains(r"^[+-]?\d+,\d+$").fill_null(False)
+
+
+def examples(column: pl.Series, number: int = 3) -> str:
+    """A few values of a column, for the summary."""
+    found = column.drop_nulls().unique(maintain_order=True).head(number).to_list()
+    return ", ".join(printable(each) for each in found)
+
+
+def printable(value: object, limit: int = 60) -> str:
+    """A value in a line: without control characters, and cut if it is long."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value)[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _text(column: pl.Expr, found: str) -> pl.Expr:
+    text = column.cast(pl.String)
+    if found not in ("text", "categories"):
+        return text
+    text = text.str.strip_chars()
+    return pl.when(~text.str.contains(NOTHING)).then(text)
+
+
+def _label(column: pl.Expr, found: str, use: str) -> pl.Expr:
+    """Ids and categories in one form: 7, 7.0 and a decimal 7.00 are `7`. Other fractions are categories, but no ids."""
+    if found == "floats":
+        whole = column.is_finite() & (column == column.round())
+        as_whole = pl.when(whole).then(column).cast(pl.Int64, strict=False).cast(pl.String)
+        return as_whole if use == "ids" else pl.when(whole).then(as_whole).otherwise(column.cast(pl.String))
+    text = _text(column, found)
+    return text if found == "integers" else text.str.replace(r"^(-?(?:0|[1-9]\d*))\.0+$", "${1}")
+
+
+def _number(text: pl.Expr, decimal: str) -> pl.Expr:
+    """Text as Float64; null if it is no number."""
+    if decimal != ".":
+        text = pl.when(~text.str.contains(".", literal=True)).then(text.str.replace(decimal, ".", literal=True))
+    return text.str.strip_suffix("%").cast(pl.Float64, strict=False)
+
+
+def _epoch(column: pl.Expr) -> pl.Expr:
+    """Dates, with or without times and zones, as ms since 1970; UTC where there is no zone."""
+    return column.cast(pl.Datetime("ms"), strict=False).dt.epoch("ms").cast(pl.Float64)
+
+
+def _moment(text: pl.Expr) -> pl.Expr:
+    """ISO 8601 as ms since 1970, UTC where no offset is given; null if it is another text."""
+    day = text.str.extract(_MOMENT, 1).str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")).dt.epoch("ms")
+    hour, minute, second = (text.str.extract(_MOMENT, i).fill_null("0").cast(pl.Int64) for i in (2, 3, 4))
+    thousandths = text.str.extract(_MOMENT, 5).fill_null("0").str.pad_end(3, "0").str.slice(0, 3).cast(pl.Int64)
+    zone = text.str.extract(_MOMENT, 6).fill_null("Z")
+    away = 60 * zone.str.slice(1, 2).cast(pl.Int64, strict=False).fill_null(0)
+    away += zone.str.slice(3).str.strip_prefix(":").cast(pl.Int64, strict=False).fill_null(0)
+    away = pl.when(zone.str.starts_with("-")).then(-away).when(zone.str.starts_with("+")).then(away).otherwise(0)
+    real = (hour < 24) & (minute < 60) & (second < 61)
+    found = day + 1000 * (3600 * hour + 60 * (minute - away) + second) + thousandths
+    return pl.when(real).then(found).cast(pl.Float64)
+
+
+def _uuid(column: pl.Expr) -> pl.Expr:
+    digits, cuts = column.bin.encode("hex"), ((0, 8), (8, 4), (12, 4), (16, 4), (20, 12))
+    return pl.concat_str([digits.str.slice(begin, length) for begin, length in cuts], separator="-")
+
+
+def exploded(path: Path, frame: pl.DataFrame, lists: Sequence[str], *, row: str) -> pl.DataFrame:
+    """One row per element of columns that are lists, which must have the same lengths in each row.
+
+    Raises:
+      ValueError: two lists of a row have different lengths.
+    """
+    if not lists:
+        return frame
+    frame = frame.with_columns(pl.col(name).cast(pl.List(_inner(frame[name].dtype))) for name in lists)
+    lengths = frame.select(pl.col(name).list.len().fill_null(0) for name in lists)
+    unequal = lengths.select(pl.any_horizontal(pl.col(name) != pl.col(lists[0]) for name in lists)).to_series()
+    if unequal.any():
+        at = unequal.to_list().index(True)
+        shown = ", ".join(f"{name} has {count}" for name, count in zip(lists, lengths.row(at), strict=True))
+        raise ValueError(
+            f"{path}, row {frame[row][at]}: lists of different lengths ({shown}); write lists of one length"
+        )
+    return frame.filter(lengths.to_series(0) > 0).explode(*lists)
+
+
+def _inner(dtype: pl.DataType) -> pl.DataType:
+    inner: pl.DataType = dtype.inner  # type: ignore[attr-defined]
+    return inner
