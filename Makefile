@@ -22,31 +22,39 @@ train: $(READY)
 	$(BIN)/python -m launch.train --data=$(WORKDIR)/sample --workdir=$(WORKDIR)/sine
 	$(BIN)/python -m launch.evaluate --workdir=$(WORKDIR)/sine
 
-# The tables of results/skips.md that need no LOG: four laws of lasting skips, each drawn from a seed. ONLY=REGEX picks rows.
+# The tables of results/skips.md that need no LOG: laws of skips, each drawn from a seed. ONLY=REGEX picks rows. In the first
+# four the effect of a skip lasts; in `one-exposure` it ends with the next exposure.
 LAWS = law-1 law-2 law-3 law-4
-law-1: DRAWN = --seed=1 --users=10000 --items=1000 --interests=8 --skip_effect=0.8 --skip_decay=0.9
-law-2: DRAWN = --seed=2 --users=8000 --items=800 --interests=12 --skip_effect=1.0 --skip_decay=0.85
-law-3: DRAWN = --seed=3 --users=8000 --items=1500 --interests=5 --skip_effect=0.6 --skip_decay=0.95
-law-4: DRAWN = --seed=4 --users=8000 --items=600 --interests=16 --skip_effect=1.2 --skip_decay=0.7 --affinity=1.0
+OF_PREFIX = law-1 one-exposure
+DRAWN.law-1 = --seed=1 --users=10000 --items=1000 --interests=8 --skip_effect=0.8 --skip_decay=0.9
+DRAWN.law-2 = --seed=2 --users=8000 --items=800 --interests=12 --skip_effect=1.0 --skip_decay=0.85
+DRAWN.law-3 = --seed=3 --users=8000 --items=1500 --interests=5 --skip_effect=0.6 --skip_decay=0.95
+DRAWN.law-4 = --seed=4 --users=8000 --items=600 --interests=16 --skip_effect=1.2 --skip_decay=0.7 --affinity=1.0
+DRAWN.one-exposure = --seed=5 --users=10000 --items=1000
+DRAWN_SETS = $(sort $(LAWS) $(OF_PREFIX))
+
+$(DRAWN_SETS:%=$(WORKDIR)/%/info.json): $(WORKDIR)/%/info.json: | $(READY)
+	$(BIN)/python -m launch.prepare --source=synthetic --out=$(@D) $(DRAWN.$*)
+$(OF_PREFIX:%=$(WORKDIR)/%-redrawn/info.json): $(WORKDIR)/%-redrawn/info.json: $(WORKDIR)/%/info.json
+	$(BIN)/python -m launch.prepare --source=redrawn --input=$(<D) --out=$(@D) --seed=1 --min_positives=0
+
 skips: $(LAWS) by-prefix
-$(LAWS): $(READY)
-	test -e $(WORKDIR)/$@/info.json || $(BIN)/python -m launch.prepare --source=synthetic --out=$(WORKDIR)/$@ $(DRAWN)
+$(LAWS): %: $(WORKDIR)/%/info.json
 	JAX_COMPILATION_CACHE_DIR=$(WORKDIR)/cache $(BIN)/python -m launch.experiment --suite=skips \
 	  --data=$(WORKDIR)/$@ --out=$(WORKDIR)/tables/$@ --seeds=$(SEEDS) --set=$(COMMON) --only='$(ONLY)'
 
-# Protocol by_prefix on the first law, and for its null on the same exposures with redrawn feedback.
+# Protocol by_prefix on two laws, and for its null on the same exposures with redrawn feedback.
 WITHOUT_SKIPS = --model.read_skips=false --model.user_bias=false
 PREFIX = --data.split_by=by_share --model.max_len=60 --train.epochs=20 --train.patience=5 --train.num_widths=2 --train.batch_size=256
-by-prefix: $(READY)
-	test -e $(WORKDIR)/law-1/info.json || $(MAKE) law-1
-	test -e $(WORKDIR)/redrawn/info.json || $(BIN)/python -m launch.prepare --source=redrawn --input=$(WORKDIR)/law-1 \
-	  --out=$(WORKDIR)/redrawn --seed=1
-	for data in law-1 redrawn; do for seed in $(subst $(comma), ,$(SEEDS)); do for reads in "" "$(WITHOUT_SKIPS)"; do \
-	  run=$(WORKDIR)/prefix/$$data-$$seed$${reads:+-without}; \
-	  $(BIN)/python -m launch.train --data=$(WORKDIR)/$$data --workdir=$$run $(PREFIX) --train.seed=$$seed $$reads && \
-	  $(BIN)/python -m launch.evaluate --workdir=$$run --protocol=by_prefix --nulls=0 || exit 1; \
-	done; $(BIN)/python -m launch.compare --protocol=by_prefix --metric=gauc \
-	  $(WORKDIR)/prefix/$$data-$$seed-without $(WORKDIR)/prefix/$$data-$$seed; done; done
+by-prefix: $(foreach law,$(OF_PREFIX),$(WORKDIR)/$(law)/info.json $(WORKDIR)/$(law)-redrawn/info.json)
+	for data in $(foreach law,$(OF_PREFIX),$(law) $(law)-redrawn); do for seed in $(subst $(comma), ,$(SEEDS)); do \
+	  for reads in "" "$(WITHOUT_SKIPS)"; do \
+	    run=$(WORKDIR)/prefix/$$data-$$seed$${reads:+-without}; \
+	    $(BIN)/python -m launch.train --data=$(WORKDIR)/$$data --workdir=$$run $(PREFIX) --train.seed=$$seed $$reads && \
+	    $(BIN)/python -m launch.evaluate --workdir=$$run --protocol=by_prefix --nulls=0 || exit 1; \
+	  done; $(BIN)/python -m launch.compare --protocol=by_prefix --metric=gauc \
+	    $(WORKDIR)/prefix/$$data-$$seed-without $(WORKDIR)/prefix/$$data-$$seed; \
+	done; done
 
 # The table of results/kuairand_pure.md: the released model, three seeds, on LOG, KuaiRand-Pure exposures with their order.
 KUAIRAND = $(WORKDIR)/kuairand

@@ -399,7 +399,7 @@ class DataConfig:
                 f"must be above data.train_until={self.train_until}; give a later time",
             ),
             (
-                self.train_share + self.valid_share >= 1,
+                self.split_by == "by_share" and self.train_share + self.valid_share >= 1,
                 f"data.valid_share={self.valid_share} with data.train_share={self.train_share}: "
                 "nothing is left for the test; give shares that sum to less than 1",
             ),

@@ -32,6 +32,8 @@ def co_exposure(log: EventLog, where: np.ndarray, *, num_items: int, dim: int) -
     """
     factors = np.zeros((num_items + 1, dim), np.float32)
     users, items = log.users[where], log.items[where]
+    if not len(items):
+        return factors
     shape = (log.num_users, num_items + 1)
     shown = scipy.sparse.csr_matrix((np.ones(len(items), np.float32), (users, items)), shape)
     shown.data[:] = 1.0  # a user counts once

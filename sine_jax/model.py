@@ -223,7 +223,8 @@ def of_contexts(params: Params, contexts: AnyArray) -> Array:
     """What the contexts [..., X] of exposures add to their scores [...]; an unknown value adds 0."""
     if "context" not in params:
         return jnp.zeros(contexts.shape[:-1])
-    return jnp.sum(jnp.where(contexts > 0, params["context"][contexts], 0.0), axis=-1)
+    found = params["context"].at[contexts].get(mode="fill", fill_value=0.0)
+    return jnp.sum(jnp.where(contexts > 0, found, 0.0), axis=-1)
 
 
 def _factors(params: Params) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sine_jax import build_model, presets, run
+from sine_jax import build_model, model, presets, run
 from sine_jax import config as configs
 from sine_jax.batches import pipeline, windows
 from sine_jax.data import datasets, ingest, labels, preparation, sources, splits
@@ -201,3 +201,9 @@ def test_the_catalogue_is_ranked_without_contexts(folder):
     log = datasets.load(folder).log
     task = ranking.lay_out(log, config=configs.Config(), num_items=30, part="test", protocol=protocols.FULL)
     assert all(batch.contexts is None for batch in task.batches)
+
+
+def test_a_context_number_that_a_model_does_not_have_adds_nothing():
+    params = {"context": jnp.array([9.0, 1.0, 2.0])}
+    found = model.of_contexts(params, jnp.array([[1, 0], [2, 7], [0, 0]]))
+    np.testing.assert_array_equal(found, [1.0, 2.0, 0.0])

@@ -6,6 +6,7 @@ from logs import make_log, planted
 
 from sine_jax import factors
 from sine_jax.data import synthetic
+from sine_jax.types import SKIPPED, WATCHED
 
 PLANTED = {"num_users": 2_000, "num_items": 200}
 
@@ -36,3 +37,8 @@ def test_a_log_with_fewer_factors_than_asked_for_has_zeros():
     found = factors.co_exposure(log, np.ones(6, bool), num_items=3, dim=16)
     assert np.isfinite(found).all() and not found[:, 3:].any()
     assert not factors.co_exposure(log, np.zeros(6, bool), num_items=3, dim=2).any()
+
+
+def test_a_log_of_which_nothing_may_be_learned_has_no_factors():
+    log = make_log([(1, WATCHED), (2, SKIPPED)])
+    assert not factors.co_exposure(log, np.zeros(2, bool), num_items=5, dim=3).any()

@@ -7,6 +7,7 @@ The second also knows recent watches and recent skips, each weighed by how simil
 Part of that is taste, which needs no order: it remains if the rows of each user are shuffled. The rest is order. If
 there is none, the log is as one of its shuffles, so these are the null. Order counts as learnable if the log is ahead
 of every shuffle, by more than three of their deviations, and if its lead would hold for other users too.
+Where it does not, but could still be more than a little for other users, the log is too small to tell.
 """
 
 from __future__ import annotations
@@ -262,5 +263,7 @@ def _verdict(learnable: bool, *, bits: float, mean: float, error: float, gaps: G
     if learnable:
         little = ", but little of it" if bits - mean < LITTLE else ""
         return f"Order can be learned from this log{little}, because {told}, and only {shuffled}."
+    if bits - mean + USERS * error > LITTLE:
+        return f"This log is too small to tell whether order can be learned from it: {told}, and {shuffled}."
     apart = "" if gaps is None else f"; a user's neighbouring rows are {gaps.median_minutes:.3g} minutes apart (median)"
     return f"Order cannot be learned from this log, because {told}, and not surely less, {shuffled}{apart}."

@@ -96,6 +96,12 @@ def parse_roles(text: str) -> Roles:
         raise ValueError(
             f"--columns={text}: context={found['context']}: a name is empty or repeated; write context=A+B"
         )
+    for role in ("watched", "play", "dislike"):
+        if found.get(role) in contexts:
+            raise ValueError(
+                f"--columns={text}: {found[role]} is the {role} and a context, but a context must be known before "
+                f"the feedback is; leave {found[role]} out of context="
+            )
     for role in ("user", "item"):
         if role not in found:
             raise ValueError(f"--columns={text}: no column is the {role}; map {role}=NAME")

@@ -124,7 +124,7 @@ def by_share(log: EventLog, *, train: float, valid: float, after_target: bool) -
       after_target: as for `by_time`.
     """
     train_end, valid_end = (
-        log.offsets[:-1] + (log.lengths * share).astype(np.int64) for share in (train, train + valid)
+        log.offsets[:-1] + np.floor(log.lengths * share + 1e-9).astype(np.int64) for share in (train, train + valid)
     )
     return _periods(log, train_end, valid_end, after_target=after_target)
 

@@ -7,7 +7,7 @@ far the rest is from a user's mean. On feedback that is redrawn from user and it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,18 +54,37 @@ def source(path: str | os.PathLike[str], *, seed: int) -> RawLog:
     dataset = datasets.load(path)
     log = redrawn(dataset.log, law_of(dataset.log, num_items=dataset.info.num_items), seed=seed)
     columns = {
-        "user": datasets.user_ids(path).gather(log.users),
-        "item": datasets.item_ids(path).gather(log.items),
-        "time": log.times,
-        "place": np.arange(len(log.items)),
-        "watched": log.feedback == WATCHED,
-        "duration": pl.Series(log.durations).replace(-1, None),
-        "dislike": log.feedback == DISLIKED,
+        "#user": datasets.user_ids(path).gather(log.users),
+        "#item": datasets.item_ids(path).gather(log.items),
+        "#time": log.times,
+        "#place": np.arange(len(log.items)),
+        "#watched": log.feedback == WATCHED,
+        "#duration": pl.Series(log.durations).replace(-1, None),
+        "#dislike": log.feedback == DISLIKED,
+        **_contexts(log, dataset.info.contexts),
     }
 
     def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
         yield Piece(Path(path), pl.DataFrame({name: columns[name] for name in names}).with_row_index(ROW), {})
 
-    time = "time" if dataset.info.has_times else ""
-    roles = Roles("user", "item", time=time, order="place", watched="watched", duration="duration", dislike="dislike")
+    roles = Roles(
+        "#user",
+        "#item",
+        time="#time" if dataset.info.has_times else "",
+        order="#place",
+        watched="#watched",
+        duration="#duration",
+        dislike="#dislike",
+        context="+".join(dataset.info.contexts),
+    )
     return RawLog("redrawn", roles, read)
+
+
+def _contexts(log: EventLog, contexts: Mapping[str, Sequence[str]]) -> dict[str, pl.Series]:
+    """The context columns as text; null where a value is unknown."""
+    found, values = {}, [value for column in contexts.values() for value in column]
+    table = pl.Series([None, *values], dtype=pl.String)
+    for place, name in enumerate(contexts):
+        assert log.contexts is not None
+        found[name] = table.gather(log.contexts[:, place])
+    return found

@@ -88,4 +88,5 @@ def _segment(log: EventLog, task: Task, name: str, contexts: Mapping[str, Sequen
     values = list(list(contexts.values())[column])
     assert log.contexts is not None
     codes = log.contexts[task.split.target[population.places], column].astype(int)
-    return Segment(name, ["unknown", *values], np.where(codes > 0, codes - first_code + 1, 0))
+    unknown = next(word for word in ("unknown", "(unknown)", "((unknown))") if word not in values)
+    return Segment(name, [unknown, *values], np.where(codes > 0, codes - first_code + 1, 0))

@@ -32,6 +32,11 @@ def test_skips_with_an_effect_are_order_and_taste_alone_is_not(law, learnable):
     assert (found.order_bits > 1.96 * found.error_over_users) == learnable
 
 
+def test_a_small_log_is_not_said_to_have_no_order():
+    found = measured(planted(**MADE | {"num_users": 100, "num_exposures": 15}, skip_effect=0.5, skip_decay=0.9))
+    assert not found.learnable and found.verdict.startswith("This log is too small to tell")
+
+
 def test_the_error_over_users_is_that_of_drawing_users_again():
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 50, 400)

@@ -141,6 +141,7 @@ def test_a_column_map_is_read():
         ("user=u,time=t", "no column is the item; map item=NAME"),
         ("user=u,item,time=t", "'item' names no column; write item=NAME"),
         ("user=u,user=x,item=v,time=t", "'user' is mapped twice"),
+        ("user=u,item=v,time=t,watched=w,context=a+w", "w is the watched and a context, .*; leave w out of context="),
     ],
 )
 def test_what_is_wrong_with_a_column_map_is_told(text, message):

@@ -8,7 +8,7 @@ from logs import make_log, planted
 
 from sine_jax import build_model, config, presets
 from sine_jax.batches import windows
-from sine_jax.data import datasets, preparation, splits
+from sine_jax.data import datasets, ingest, preparation, sources, splits, synthetic
 from sine_jax.evaluation import candidates, memory, memoryless, protocols, ranking, report, simple_scorers
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED
 
@@ -86,6 +86,14 @@ def test_shares_cut_every_user_by_position(log):
     np.testing.assert_array_equal(splits.split(redrawn, config=BY_SHARE.data).test.begin, test.begin)
 
 
+def test_shares_that_are_no_binary_fractions_lose_nobody():
+    log = make_log([(1, WATCHED)] * 30, [(1, WATCHED)] * 10)
+    chosen = config.replace(BY_SHARE, {"data.train_share": 0.7, "data.valid_share": 0.2})
+    found = splits.split(log, config=chosen.data)
+    assert (found.test.begin - log.offsets[:-1]).tolist() == [27, 9]
+    assert config.replace(presets.default(), {"data.train_share": 0.95}).data.split_by == "last_positive"
+
+
 def test_shares_that_leave_no_test_are_refused():
     with pytest.raises(ValueError, match=r"^data.valid_share=0.5 with data.train_share=0.5: nothing is left"):
         config.replace(BY_SHARE, {"data.valid_share": 0.5})
@@ -124,8 +132,6 @@ def test_memories_at_several_places_of_a_user_are_those_of_each_alone(log):
 
 
 def test_a_redrawn_data_set_has_the_same_exposures(tmp_path):
-    from sine_jax.data import sources, synthetic
-
     made, out = str(tmp_path / "made"), str(tmp_path / "redrawn")
     settings = synthetic.Settings(num_users=80, num_items=40, skip_effect=2.0)
     preparation.prepare(sources.generated(settings), made, min_positives=0)
@@ -138,6 +144,18 @@ def test_a_redrawn_data_set_has_the_same_exposures(tmp_path):
         np.testing.assert_array_equal(getattr(before.log, column), getattr(after.log, column))
     assert 0.2 < np.mean(before.log.feedback != after.log.feedback) < 0.6
     assert after.info.law is None
+
+
+def test_a_redrawn_data_set_keeps_its_contexts(tmp_path):
+    made, out = str(tmp_path / "made"), str(tmp_path / "redrawn")
+    rows = [f"{u},{i},{i},{(u + i) % 2},{'xyz'[i % 3] if u % 2 else ''}\n" for u in range(9) for i in range(6)]
+    (tmp_path / "log.csv").write_text("user,item,step,watched,tab\n" + "".join(rows))
+    roles = ingest.parse_roles("user=user,item=item,order=step,watched=watched,context=tab")
+    preparation.prepare(sources.log(tmp_path / "log.csv", roles, ingest.Units()), made, min_positives=0)
+    preparation.prepare(memoryless.source(made, seed=1), out, min_positives=0)
+    before, after = datasets.load(made), datasets.load(out)
+    assert after.info.contexts == before.info.contexts == {"tab": ["x", "y", "z"]}
+    np.testing.assert_array_equal(before.log.contexts, after.log.contexts)
 
 
 def test_a_users_offset_is_left_out(log):

@@ -75,6 +75,14 @@ def test_others_are_refused(name, protocol, told):
         segments.check([name], protocol=protocol, contexts=["tab"])
 
 
+def test_a_context_that_is_called_unknown_is_a_group_of_its_own():
+    log = random_log(num_users=50)
+    log = log._replace(contexts=(np.arange(len(log.items)) % 3).astype(np.int16)[:, None])
+    task = ranking.lay_out(log, config=config.Config(), num_items=50, part="test", protocol=protocols.EXPOSED)
+    (segment,) = segments.of_task(log, task, ["context:tab"], contexts={"tab": ["unknown", "home"]})
+    assert segment.words == ["(unknown)", "unknown", "home"] and set(segment.groups) == {0, 1, 2}
+
+
 def test_users_of_by_prefix_are_grouped_by_their_histories():
     log = random_log(num_users=120)
     chosen = config.replace(config.Config(), {"data.split_by": "by_share", "data.train_share": 0.5})
