@@ -286,7 +286,7 @@ def _checks(frame: pl.DataFrame, roles: Roles, units: Units, rule: labels.Rule) 
         if role == "dislike" or (role == "watched" and not rule.any_number):
             threshold = "label by a threshold, such as --label=at_least:1"
             answer = threshold if role == "watched" else _ANOTHER
-            checks.append(Check(~value.is_in([0.0, 1.0]), name, "is not 0 or 1 (yes or no)", _LEAVE, answer))
+            checks.append(Check(~value.is_in([0.0, 1.0]), name, "is not 0 or 1", _LEAVE, answer))
             continue
         if role == "watched":
             checks.append(Check(~value.is_finite(), name, "is not a finite number", _LEAVE))

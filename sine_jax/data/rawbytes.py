@@ -103,8 +103,8 @@ def _limited(path: Path, stream: IO[bytes], kind: str, max_bytes: int) -> Iterat
         total += len(chunk)
         if total > max_bytes:
             raise ValueError(
-                f"{path}: it has more than {max_bytes:,} bytes{' when unpacked' if kind else ''}; if that is right, "
-                "pass a larger --max_bytes"
+                f"{path}: it has more than {max_bytes:,} bytes{' when unpacked' if kind else ''}; pass a larger "
+                "--max_bytes if that is right"
             )
         yield chunk
 

@@ -47,8 +47,8 @@ def read(content: Content, columns: Sequence[str], *, max_bytes: int) -> Iterato
                 total += batch.nbytes
                 if total > max_bytes:
                     raise ValueError(
-                        f"{path}: its values take more than {max_bytes:,} bytes; if that is right, pass a larger "
-                        "--max_bytes"
+                        f"{path}: its values take more than {max_bytes:,} bytes; pass a larger --max_bytes if that "
+                        "is right"
                     )
                 frame = _frame(path, batch)
                 yield frame.with_row_index(ROW, offset=start + 1).cast({ROW: pl.Int64})
@@ -80,8 +80,8 @@ def _frame(path: Path, batch: pyarrow.RecordBatch) -> pl.DataFrame:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
         try:
             column.validate(full=True)
-            kind = column.type.value_type if pyarrow.types.is_dictionary(column.type) else column.type
-            series.append(pl.Series(name, pl.from_arrow(column.cast(kind))))
+            numbered = pyarrow.types.is_dictionary(column.type) and pyarrow.types.is_primitive(column.type.value_type)
+            series.append(pl.Series(name, pl.from_arrow(column.dictionary_decode() if numbered else column)))
         except pyarrow.ArrowException:
             raise
         except Exception as error:  # polars has its own types for it

@@ -43,12 +43,14 @@ def test_codes_are_int8():
     assert frame.schema == {"feedback": pl.Int8}
 
 
-@pytest.mark.parametrize("text", ["column", "ratio:0.5", "seconds:3"])
+@pytest.mark.parametrize("text", ["column", "at_least:-1.5", "ratio:0.5", "seconds:3", "all"])
 def test_a_rule_carries_the_text_that_names_it(text):
     assert labels.parse(text).text == text
 
 
-@pytest.mark.parametrize("text", ["ratio", "ratio:", "ratio:0", "ratio:-1", "ratio:nan", "ratio:inf", "seconds:x", ""])
+@pytest.mark.parametrize(
+    "text", ["ratio", "ratio:", "ratio:0", "ratio:-1", "ratio:nan", "ratio:inf", "seconds:x", "at_least:inf", ""]
+)
 def test_what_names_no_rule_is_refused_with_the_remedy(text):
-    with pytest.raises(ValueError, match=rf"^--label={re.escape(text)}: .*; write column, ratio:R .* or seconds:S"):
+    with pytest.raises(ValueError, match=rf"^--label={re.escape(text)}: .*; write column, .*ratio:R .* or all$"):
         labels.parse(text)

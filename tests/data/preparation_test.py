@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sine_jax.data import collation, datasets, ingest, labels, preparation, rawfiles, sources
+from sine_jax.data import collation, datasets, ingest, labels, preparation, rawtext, sources
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED
 
 COLUMNS = "user=u,item=v,time=t,watched=w"
@@ -68,7 +68,7 @@ def test_blocks_and_sorted_ranges_of_any_size_give_the_same_data_set(tmp_path, m
     for sort_events, block_events, slice_bytes in ((1, 1, 64), (17, 9, 100), (1000, 20, 1000)):
         monkeypatch.setattr(collation, "SORT_EVENTS", sort_events)
         monkeypatch.setattr(collation, "BLOCK_EVENTS", block_events)
-        monkeypatch.setattr(rawfiles, "BLOCK_BYTES", slice_bytes)
+        monkeypatch.setattr(rawtext, "BLOCK_BYTES", slice_bytes)
         info = prepared(raw(), tmp_path, "cut", overwrite=True)
         assert info.fingerprint == whole.fingerprint
         datasets.load(tmp_path / "cut")
@@ -247,3 +247,27 @@ def test_the_rule_decides_what_is_watched(tmp_path):
     info = prepared(frame, tmp_path, columns=source_columns, rule=labels.parse("seconds:10"), min_positives=0)
     assert info.num_skipped == 10
     assert info.label_rule == "seconds:10 (play=p)"
+
+
+def test_equal_rows_are_counted_and_left_out_when_asked(tmp_path):
+    frame = raw()
+    single = prepared(frame, tmp_path, min_positives=0)
+    doubled = pl.concat([frame, frame, frame[:3]])
+    kept = prepared(doubled, tmp_path, name="kept", min_positives=0)
+    assert kept.num_events == 2 * len(frame) + 3 and kept.equal_rows == len(frame) + 3 and single.equal_rows == 0
+    found = prepared(doubled, tmp_path, name="unique", min_positives=0, drop_duplicates=True)
+    assert found.fingerprint == single.fingerprint
+    assert found.dropped["rows equal to an earlier one"] == len(frame) + 3 and found.equal_rows == 0
+
+
+def test_the_description_tells_how_columns_were_read_and_what_was_not(tmp_path):
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / "a.csv").write_text("u,v,o,w,p\n1,7,1,1,\n1,,2,0,5\n")
+    pl.DataFrame({"u": [1], "v": [9], "o": [3], "w": [True], "p": [6]}).write_parquet(folder / "b.parquet")
+    (folder / "notes.md").touch()
+    roles = ingest.parse_roles("user=u,item=v,order=o,watched=w,play=p")
+    info = preparation.prepare(sources.log(folder, roles, ingest.Units()), tmp_path / "out", min_positives=0)
+    assert info.read_as["item"] == "v: text, such as 7; also v: integers, such as 9"
+    assert info.read_as["text"] == "separated by ','"
+    assert info.missing == {"p": 1} and info.not_read == ["notes.md"] and info.dropped == {"v is missing": 1}

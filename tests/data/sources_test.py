@@ -157,3 +157,37 @@ def test_the_golden_log_of_the_released_reader_is_read():
         pytest.skip("no golden log here")
     frame, _ = exposures(sources.released(path))
     assert frame["user"].n_unique() == 120
+
+
+IMPRESSIONS = "0\tU1\t11/11/2019 1:05:58 AM\tN1 N2\tN4-1 N11-0\n1\tU2\t11/15/2019 12:00:01 PM\t\tN-7-0\n"
+
+
+def test_mind_lists_what_was_shown_and_clicked(tmp_path):
+    (tmp_path / "behaviors.tsv").write_text(IMPRESSIONS)
+    for path in (tmp_path, tmp_path / "behaviors.tsv"):
+        frame, _ = exposures(sources.mind(path))
+        assert frame.select("user", "item", "feedback").rows() == [
+            ("U1", "N4", WATCHED),
+            ("U1", "N11", SKIPPED),
+            ("U2", "N-7", SKIPPED),
+        ]
+        assert frame["time"].to_list() == [1573434358000, 1573434358000, 1573819201000]
+
+
+@pytest.mark.parametrize("bad", ["2\tU3\t11/11/2019 1:05:58 AM\t\tN4-2\n", "2\tU3\tnoon\t\tN4-1\n"])
+def test_an_impression_that_cannot_be_read_is_told_or_dropped(tmp_path, bad):
+    (tmp_path / "behaviors.tsv").write_text(IMPRESSIONS + bad)
+    with pytest.raises(ValueError, match=r"row 3: 'N4-.' at .* is not ITEM-0 or ITEM-1"):
+        exposures(sources.mind(tmp_path))
+    frame, dropped = exposures(sources.mind(tmp_path), drop=("invalid",))
+    assert len(frame) == 3 and dropped == [("impressions that cannot be read", 1)]
+
+
+def test_durations_can_come_from_a_table_of_items(tmp_path):
+    (tmp_path / "log.csv").write_text("u,v,t,p\n1,7,2022-01-01,900\n1,8.0,2022-01-02,900\n1,9,2022-01-03,900\n")
+    pl.DataFrame({"v": [7, 8, 8], "length": [1000, 4000, 1]}).write_parquet(tmp_path / "items.parquet")
+    roles = ingest.parse_roles("user=u,item=v,time=t,play=p,duration=length")
+    log = sources.log(tmp_path / "log.csv", roles, ingest.Units(), items=tmp_path / "items.parquet")
+    assert exposures(log, "seconds:0.5")[0]["duration"].to_list() == [1000, 4000, -1]
+    with pytest.raises(ValueError, match=r"log\.csv, row 4: length is missing"):
+        exposures(log, "ratio:0.5")
