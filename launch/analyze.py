@@ -21,6 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
+from launch import split_flags
 from launch.app import launch_app, loading, read_from_flags
 from sine_jax import config as configs
 
@@ -29,18 +30,12 @@ OUT = flags.DEFINE_string("out", None, "Folder of the report; made if it does no
 SESSION_GAP = flags.DEFINE_float(
     "session_gap", 30.0, "Minutes without an exposure after which a session ends.", lower_bound=0.0
 )
-SPLIT_BY = flags.DEFINE_enum(
-    "split_by", "last_positive", ["last_positive", "by_time", "by_share"], "The split to check for leaks."
-)
-TRAIN_UNTIL = flags.DEFINE_integer("train_until", 0, "by_time: first instant of validation, ms since 1970.")
-VALID_UNTIL = flags.DEFINE_integer("valid_until", 0, "by_time: first instant of the test, ms since 1970.")
 
 
 def main() -> None:
     """Analyses what the flags say."""
-    chosen = {"split_by": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
     with read_from_flags():
-        config = configs.replace(configs.Config(), {f"data.{name}": value for name, value in chosen.items()})
+        config = configs.replace(configs.Config(), split_flags.given())
     with loading():
         from sine_jax import workdir
         from sine_jax.analysis import figures, report

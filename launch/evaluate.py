@@ -43,6 +43,7 @@ from pathlib import Path
 
 from absl import flags
 
+from launch import split_flags
 from launch.app import UsageError, launch_app, loading, read_from_flags
 from sine_jax import config as configs
 
@@ -65,23 +66,17 @@ CANDIDATES = flags.DEFINE_enum(
 OUT = flags.DEFINE_string(
     "out", None, "Folder to write to; by default evaluation/ of the workdir. Without either, nothing is written."
 )
-SPLIT_BY = flags.DEFINE_enum(
-    "split_by", None, ["last_positive", "by_time", "by_share"], "How the log is split; only without --workdir."
-)
-TRAIN_UNTIL = flags.DEFINE_integer("train_until", None, "by_time: first instant of validation; only without --workdir.")
-VALID_UNTIL = flags.DEFINE_integer("valid_until", None, "by_time: first instant of the test; only without --workdir.")
 
 
 def main() -> None:
     """Evaluates what the flags say."""
-    by_hand = {"split_by": SPLIT_BY.value, "train_until": TRAIN_UNTIL.value, "valid_until": VALID_UNTIL.value}
-    chosen = {f"data.{name}": value for name, value in by_hand.items() if value is not None}
+    chosen = split_flags.given()
     if WORKDIR.value is None and DATA.value is None:
         raise UsageError("nothing to evaluate: pass --workdir=RUN, or --data=FOLDER for the simple scorers alone")
     if WORKDIR.value is not None and chosen:
-        own = (SPLIT_BY, TRAIN_UNTIL, VALID_UNTIL)
-        given = " ".join(f"--{flag.name}={flag.value}" for flag in own if flag.value is not None)
-        raise UsageError(f"{given}: a run is evaluated on the split that it was trained with; leave this out")
+        raise UsageError(
+            f"{split_flags.shown()}: a run is evaluated on the split that it was trained with; leave this out"
+        )
     if CANDIDATES.value is not None:
         chosen["data.candidates"] = CANDIDATES.value
     with read_from_flags():

@@ -74,6 +74,7 @@ SOURCES = [
 ]  # as in sources.SOURCES
 UNITS = ["s", "ms", "us", "ns"]  # as in cells.MILLISECONDS
 
+SEPARATORS = {",": ",", ";": ";", "|": "|", "::": "::", "tab": "\t"}  # as in rawtext.SEPARATORS, by how they are typed
 SHOWN = 10  # files that are not read, in the summary
 
 SOURCE = flags.DEFINE_enum("source", None, SOURCES, "Source of the log.", required=True)
@@ -98,8 +99,11 @@ ON_BAD_ROW = flags.DEFINE_enum("on_bad_row", "error", ["error", "drop"], "Stop a
 DROP_DUPLICATES = flags.DEFINE_bool(
     "drop_duplicates", False, "Of rows that are equal in all that is read, keep the first; otherwise they are counted."
 )
-SEPARATOR = flags.DEFINE_string(
-    "separator", None, "Between the fields of text: , ; | :: or tab; found out from the first row by default (log)."
+SEPARATOR = flags.DEFINE_enum(
+    "separator",
+    None,
+    list(SEPARATORS),
+    "Between the fields of text; found out from the first row by default (log).",
 )
 DECIMAL = flags.DEFINE_enum("decimal", ".", [".", ","], "The decimal point of numbers in text (log).")
 HEADER = flags.DEFINE_list("header", [], "Names of the columns, if the text has none in its first row (log).")
@@ -216,23 +220,9 @@ def source() -> sources.RawLog:
         roles,
         ingest.Units(time, play, duration, DECIMAL.value, RELATIVE_TIMES.value),
         items=Path(ITEM_TABLE.value) if ITEM_TABLE.value else None,
-        style=rawfiles.Style(separator(), tuple(HEADER.value)),
+        style=rawfiles.Style(SEPARATORS.get(SEPARATOR.value, ""), tuple(HEADER.value)),
         max_bytes=MAX_BYTES.value,
     )
-
-
-def separator() -> str:
-    """What --separator says; empty if it is to be found out.
-
-    Raises:
-      UsageError: there is no such separator.
-    """
-    from sine_jax.data import rawtext
-
-    given = {"tab": "\t", "\\t": "\t", None: ""}.get(SEPARATOR.value, SEPARATOR.value)
-    if given not in ("", *rawtext.SEPARATORS):
-        raise UsageError(f"--separator={SEPARATOR.value}: no such separator; choose one of , ; | :: or tab")
-    return given
 
 
 def synthetic_settings() -> synthetic.Settings:

@@ -4,10 +4,11 @@ What a sequence model can learn beyond a user's and an item's bias is what recen
 the next exposure. So two logistic regressions predict feedback. Both know the biases, and how much was watched lately.
 The second also knows recent watches and recent skips, each weighed by how similar their items are to the one shown now
 (by co-exposure) and faded by a few decays. What it gains, on users that it was not fitted to, is what such items tell.
-Part of that is taste, which needs no order: it remains if the rows of each user are shuffled. The rest is order. If
-there is none, the log is as one of its shuffles, so these are the null. Order counts as learnable if the log is ahead
-of every shuffle, by more than three of their deviations, and if its lead would hold for other users too.
-Where it does not, but could still be more than a little for other users, the log is too small to tell.
+Part of that needs no order, such as taste: it remains if the rows of each user are shuffled. The rest is order.
+Shuffles also mix which items follow each other, so the lead is measured on feedback that is redrawn without memory too.
+Order counts as learnable if the log is ahead of every shuffle, and if its lead, less that of redrawn feedback, is more
+than three deviations of the shuffles and would hold for other users too. Where it is not, but could still be more than
+a little for other users, the log is too small to tell.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ DECAYS = np.array([0.5, 0.8, 0.95])  # per exposure
 DIM = 16  # of the item factors
 LAGS = tuple(range(1, 11))
 SHUFFLES = 16  # of each user's rows
+SHUFFLES_OF_REDRAWS = 2
 MEASURED = 300_000  # exposures of the users that are drawn for the regressions, at most
 STEPS = 8  # of Newton's method
 LITTLE = 0.002  # bits; below it a verdict says so
@@ -58,7 +60,7 @@ class Order(NamedTuple):
     learnable: bool
     exposures: int
     bits: float
-    shuffled_bits: float  # the mean where each user's rows are shuffled: taste
+    shuffled_bits: float  # the mean where each user's rows are shuffled: what needs no order, such as taste
     deviation_of_shuffles: float
     order_bits: float  # bits less shuffled bits
     error_over_users: float  # the standard error of the order bits, were other users drawn
@@ -83,12 +85,12 @@ def measure(log: EventLog, *, num_items: int, seed: int) -> Order:
     expected, redrawn = signals.redraws(log, log.users, num_items=num_items, rng=rng)
     found = gains(log, expected, similar)
     by_shuffle = np.array([gains(*_shuffled(log, expected, rng), similar).by_user for _ in range(SHUFFLES)])
-    nulls = [gains(*one, similar).bits - gains(*_shuffled(*one, rng), similar).bits for one in redrawn]
+    nulls = [_order_bits(*one, similar, rng) for one in redrawn]
     bits, shuffled = found.bits, by_shuffle.sum(axis=1)
     mean, deviation, gaps = float(shuffled.mean()), float(shuffled.std(ddof=1)), _gaps(log)
     error = _error_of_total(found.by_user - by_shuffle.mean(axis=0), log.lengths)
-    ahead = bits - mean
-    learnable = bool(bits > shuffled.max() and ahead > SURE * deviation and ahead > USERS * error)
+    ahead, by_chance = bits - mean, max(float(np.mean(nulls)), 0.0)
+    learnable = bool(bits > shuffled.max() and ahead - by_chance > max(SURE * deviation, USERS * error))
     return Order(
         verdict=_verdict(learnable, bits=bits, mean=mean, error=error, gaps=gaps),
         learnable=learnable,
@@ -104,6 +106,12 @@ def measure(log: EventLog, *, num_items: int, seed: int) -> Order:
         autocorrelation=[_autocorrelation(log, expected, redrawn, lag) for lag in LAGS],
         gaps=gaps,
     )
+
+
+def _order_bits(log: EventLog, expected: np.ndarray, similar: np.ndarray, rng: np.random.Generator) -> float:
+    """How many bits a log has more than its shuffles."""
+    shuffled = [gains(*_shuffled(log, expected, rng), similar).bits for _ in range(SHUFFLES_OF_REDRAWS)]
+    return gains(log, expected, similar).bits - float(np.mean(shuffled))
 
 
 class Gains(NamedTuple):

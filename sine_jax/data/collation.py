@@ -26,6 +26,8 @@ from sine_jax.types import WATCHED, EventLog
 SORT_EVENTS = 1 << 23  # exposures sorted at once
 BLOCK_EVENTS = 1 << 17  # exposures of a block; a user is never split
 
+MOST_CONTEXTS = 2**15 - 1  # values of all context columns, which are stored as int16
+
 _COLUMNS = {"items": "item", "feedback": "feedback", "times": "time", "plays": "play", "durations": "duration"}
 
 
@@ -177,11 +179,11 @@ def _equal_rows(frame: pl.DataFrame) -> int:
 
 def _refuse_many(contexts: dict[str, list[str]]) -> None:
     """Refuses context columns whose values have no room in int16."""
-    if sum(map(len, contexts.values())) > np.iinfo(np.int16).max:
+    if sum(map(len, contexts.values())) > MOST_CONTEXTS:
         name = max(contexts, key=lambda name: len(contexts[name]))
         raise ValueError(
             f"--columns=context={name}: it has {len(contexts[name]):,} values, and all columns together may have "
-            f"{np.iinfo(np.int16).max:,}; map columns of few categories, or bin this one"
+            f"{MOST_CONTEXTS:,}; map columns of few categories, or bin this one"
         )
 
 

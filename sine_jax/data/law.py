@@ -33,10 +33,16 @@ def load(path: str | os.PathLike[str]) -> Law | None:
     settings = datasets.read_info(path).law
     if settings is None:
         return None
+    try:
+        drawn_from = Settings(**settings)
+    except TypeError as error:
+        raise ValueError(
+            f"{Path(path) / datasets.INFO}: the law is of another version ({error}); prepare it again"
+        ) from error
     items = datasets.vocabulary(Path(path) / datasets.ITEMS, synthetic.OF_ITEMS)
     tastes = datasets.vocabulary(Path(path) / datasets.USERS, ["taste"])["taste"]
     columns = {name: np.concatenate([[0], items[name].to_numpy()]) for name in synthetic.OF_ITEMS}
-    return Law(Settings(**settings), **columns, tastes=tastes.to_numpy())
+    return Law(drawn_from, **columns, tastes=tastes.to_numpy())
 
 
 def log_odds(law: Law, tastes: np.ndarray, items: np.ndarray, faded: np.ndarray) -> np.ndarray:

@@ -165,28 +165,27 @@ def _log_likelihoods(law: Law, log: EventLog, owners: np.ndarray, ends: np.ndarr
 def _marginals(log_likelihoods: np.ndarray) -> np.ndarray:
     """The posterior of each taste, from the likelihood as a function of it: both [R, I, GRID + 1]."""
     groups = log_likelihoods.shape[1]
-    peak = log_likelihoods.max(axis=-1, keepdims=True)
-    parts = np.exp(log_likelihoods - peak) * _lattice()[1]
-    parts /= parts.sum(axis=-1, keepdims=True)
-    nothing = np.zeros((len(parts), GRID + 1))
-    nothing[:, 0] = 1
+    with np.errstate(divide="ignore"):
+        parts = log_likelihoods + np.log(_lattice()[1])
+    nothing = np.full((len(parts), GRID + 1), -np.inf)
+    nothing[:, 0] = 0
     before, after = [nothing], [nothing]
     for group in range(groups - 1):
         before.append(_convolved(before[-1], parts[:, group]))
         after.append(_convolved(after[-1], parts[:, groups - 1 - group]))
     # The tastes for the other interests share what is left of 1.
     others = [_convolved(a, b)[:, ::-1] for a, b in zip(before, after[::-1], strict=True)]
-    found = parts * np.stack(others, axis=1)
+    found = parts + np.stack(others, axis=1)
+    found = np.exp(found - found.max(axis=-1, keepdims=True))
     return found / found.sum(axis=-1, keepdims=True)
 
 
 def _convolved(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[R, GRID + 1] the distribution of the sum of two numbers of the lattice, as far as it is within it."""
-    result = np.zeros_like(a)
+    """[R, GRID + 1] of the sum of two numbers of the lattice that is within it; in logs, because histories are long."""
+    result = np.full_like(a, -np.inf)
     for step in range(a.shape[1]):
-        result[:, step:] += b[:, step : step + 1] * a[:, : a.shape[1] - step]
-    total = result.sum(axis=1, keepdims=True)
-    return result / np.where(total > 0, total, 1)
+        result[:, step:] = np.logaddexp(result[:, step:], b[:, step : step + 1] + a[:, : a.shape[1] - step])
+    return result
 
 
 def _at(values: Array, *places: AnyArray) -> Array:

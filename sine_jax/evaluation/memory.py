@@ -39,8 +39,8 @@ class Sequences(NamedTuple):
 def fit(
     log: EventLog,
     split: Split,
+    biases: Biases,
     *,
-    num_items: int,
     owners: np.ndarray,
     ends: np.ndarray,
     dim: int = 16,
@@ -52,7 +52,7 @@ def fit(
     Args:
       log: the exposures.
       split: what may be learned from.
-      num_items: N.
+      biases: of items, fitted within users on the training part.
       owners: [L] the user of each place, ascending.
       ends: [L] absolute positions; what was shown before may be read.
       dim: D, the width of the item factors.
@@ -60,11 +60,10 @@ def fit(
       seed: of the users that are fitted, if the log is large.
 
     Returns:
-      The memory at each place [L, D], the item factors [N + 1, D], and item biases fitted within users.
+      The memory at each place [L, D], the item factors [N + 1, D], and the item biases.
     """
     learned = simple_scorers.training(log, split)
-    biases = simple_scorers.within_users(log, learned, num_items=num_items)
-    table = jnp.asarray(factors.co_exposure(log, learned, num_items=num_items, dim=dim))
+    table = jnp.asarray(factors.co_exposure(log, learned, num_items=len(biases.items) - 1, dim=dim))
     reading = windows.read(log, split._replace(history_end=ends), num_skips=num_skips, read_skips=True)
     order = np.random.default_rng(seed).permutation(log.num_users)
     begins, ends = np.asarray(reading.offsets[:-1]), np.asarray(reading.train_ends)

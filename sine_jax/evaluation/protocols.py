@@ -101,19 +101,18 @@ def _values_of_scores(task: Task, outputs: list[np.ndarray]) -> Values:
 
 
 def _values_of_prefixes(task: Task, outputs: list[np.ndarray]) -> Values:
-    """On the host, for `BY_PREFIX`: a user's held-out exposures are ranked by the score that each had in its place."""
+    """On the host, for `BY_PREFIX`: a user's held-out exposures are ranked by the score that each had in its place.
+
+    Exposures of one user alone are compared, because models are scored without the user's offset.
+    """
     population = task.population
     scores = np.concatenate([np.asarray(output)[:, 0] for output in outputs])[_order(task)]
-    users, owners, counts = np.unique(population.owners, return_inverse=True, return_counts=True)
+    counts = np.unique(population.owners, return_counts=True)[1]
     where = np.arange(counts.max()) < counts[:, None]
     rows, labels = np.zeros(where.shape, np.float32), np.zeros(where.shape, bool)
     rows[where], labels[where] = scores, population.watched
     ranking = metrics.ranking(rows, labels, where=where)
-    return {
-        "auc": metrics.pooled_auc(scores, population.watched, owners, num_users=len(users)),
-        **_by_rank(ranking, task.protocol.cutoffs),
-        "log_loss": metrics.log_loss(rows, labels, where=where),
-    }
+    return _by_rank(ranking, task.protocol.cutoffs)
 
 
 def _skips_within(scores: np.ndarray, batch: EvalBatch, *, cutoff: int) -> np.ndarray:

@@ -179,13 +179,18 @@ def _simple(log: EventLog, task: Task, *, num_items: int) -> Iterator[tuple[str,
         return biases._replace(users=biases.users[population.owners])
 
     yield "random", "random", np.uint32(0)
-    for name, biases in simple_scorers.by_counting(log, task.split, num_items=num_items).items():
+    counted = simple_scorers.by_counting(log, task.split, num_items=num_items)
+    for name, biases in counted.items():
         yield "biases", name, at_places(biases)
     factors = simple_scorers.factorise(log, simple_scorers.training(log, task.split), num_items=num_items)
     at = Factors(factors.users[population.owners], factors.items, at_places(factors.biases))
     yield "factors", "matrix factorisation", at
-    kernel = memory.fit(log, task.split, num_items=num_items, owners=population.owners, ends=population.ends)
-    yield "factors", "signed kernel", kernel
+    biases = counted[simple_scorers.WITHIN_USERS]
+    yield (
+        "factors",
+        "signed kernel",
+        memory.fit(log, task.split, biases, owners=population.owners, ends=population.ends),
+    )
 
 
 def _of_law(log: EventLog, task: Task, law: Law) -> dict[str, best_possible.Known]:

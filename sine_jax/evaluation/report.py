@@ -232,6 +232,8 @@ def header(summary: Mapping[str, Any]) -> str:
     ranked = f"{summary['protocol']}, {summary['split']} of {data['split_by']}: "
     if summary["protocol"] == "by_prefix":
         ranked += f"{summary['exposures']:,} held-out exposures, each against {summary['against']}"
+        if data["split_by"] == "last_positive":
+            ranked += "\nthis split cuts at watched exposures, so a streak alone is a gain here; use split_by=by_share"
     else:
         skips = "candidates" if summary["protocol"] == "exposed" else "skips"
         ranked += f"each target against {summary['against']} ({skips}: {data['candidates']})"

@@ -26,6 +26,7 @@ import scipy.optimize
 from sine_jax import factors
 from sine_jax.types import PAD, SKIPPED, WATCHED, Array, EventLog, Split
 
+WITHIN_USERS = "item bias (within users)"
 PRIOR_PAIRS = 600_000  # a convention, not tuned: for more pairs, the prior of `within_users` grows with their number
 
 
@@ -360,7 +361,7 @@ def by_counting(log: EventLog, split: Split, *, num_items: int) -> dict[str, Bia
         "item rate": item_rate(log, learned, num_items=num_items),
         "item bias": item_part(fitted),
         "user + item bias": fitted,
-        "item bias (within users)": within_users(log, learned, num_items=num_items),
+        WITHIN_USERS: within_users(log, learned, num_items=num_items),
         "item rate (history)": item_rate(log, read, num_items=num_items),
         "item bias (history)": item_part(later),
         "user + item bias (history)": later,

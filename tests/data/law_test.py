@@ -64,3 +64,13 @@ def test_a_description_without_the_field_still_loads(folder):
     values = dataclasses.asdict(datasets.read_info(folder))
     del values["law"]
     assert datasets.DataInfo.from_json(json.dumps(values)).law is None
+
+
+def test_a_law_of_another_version_is_told(folder, monkeypatch):
+    info = datasets.read_info(folder)
+    other = dataclasses.replace(info, law={**info.law, "skip_colour": 1})
+    monkeypatch.setattr(datasets, "read_info", lambda path: other)
+    with pytest.raises(
+        ValueError, match=r"info\.json: the law is of another version .*skip_colour.*; prepare it again"
+    ):
+        law.load(folder)

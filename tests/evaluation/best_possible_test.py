@@ -97,3 +97,13 @@ def test_scores_are_the_log_odds_of_the_chance(drawn):
     expected = law.chances(found, log)[ends]
     np.testing.assert_allclose(1 / (1 + np.exp(-np.asarray(scores))), expected, rtol=1e-4)
     assert synthetic.BY_TASTE == 0.6
+
+
+def test_long_histories_have_a_posterior(drawn):
+    """However sure the likelihood of each taste is: tastes whose sum is 1 are chosen among, even far from its peaks."""
+    sharp = -3000.0 * (np.linspace(0, 1, best_possible.GRID + 1) - np.array([[0.9], [0.8], [0.4]])) ** 2
+    found = best_possible._marginals(sharp[None])
+    values, _ = best_possible._lattice()
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=1e-6)
+    # The peaks sum to 2.1, so the nearest tastes that sum to 1 are each a third of 1.1 below.
+    np.testing.assert_allclose((found @ values)[0], np.array([0.9, 0.8, 0.4]) - 1.1 / 3, atol=0.03)

@@ -124,11 +124,22 @@ def test_a_planted_memory_is_a_gain_and_none_is_left_when_redrawn():
 def test_memories_at_several_places_of_a_user_are_those_of_each_alone(log):
     split = splits.split(log, config=BY_SHARE.data).test
     owners, ends = np.array([3, 3, 3, 60, 60]), log.offsets[[3, 3, 3, 60, 60]] + np.array([0, 2, 9, 150, 30])
-    together = memory.fit(log, split, num_items=40, owners=owners, ends=ends)
+    within = simple_scorers.within_users(log, simple_scorers.training(log, split), num_items=40)
+    together = memory.fit(log, split, within, owners=owners, ends=ends)
     for row in range(5):
-        alone = memory.fit(log, split, num_items=40, owners=owners[[row]], ends=ends[[row]])
+        alone = memory.fit(log, split, within, owners=owners[[row]], ends=ends[[row]])
         np.testing.assert_allclose(together.users[row], alone.users[0], rtol=1e-3, atol=1e-4)
     assert not np.any(together.users[0]) and np.any(together.users[2])
+
+
+def test_the_trap_of_streaks_is_named(log):
+    for split, warned in (("last_positive", True), ("by_share", False)):
+        chosen = config.replace(BY_SHARE, {"data.split_by": split})
+        found = ranking.evaluate(
+            log, config=chosen, num_items=40, part="test", protocol=protocols.BY_PREFIX, simple=False
+        )
+        found.values["random"] = {"gauc": np.zeros(3), "user_auc": np.zeros(3)}
+        assert ("streak" in report.header(report.summarise(found))) == warned
 
 
 def test_a_redrawn_data_set_has_the_same_exposures(tmp_path):

@@ -6,7 +6,11 @@ from logs import planted, random_log
 
 from sine_jax.batches import windows
 from sine_jax.data import splits
-from sine_jax.evaluation import memory
+from sine_jax.evaluation import memory, simple_scorers
+
+
+def within(log, split, num_items):
+    return simple_scorers.within_users(log, simple_scorers.training(log, split), num_items=num_items)
 
 
 def test_rows_hold_every_exposure_of_the_users_once_and_in_order():
@@ -40,7 +44,7 @@ def test_the_memory_is_that_of_all_that_may_be_read(at_once, monkeypatch):
 def test_a_planted_law_is_found():
     log = planted(num_users=1_500, num_items=100, num_interests=4, skip_effect=1.5, skip_decay=0.9)
     split = splits.last_positive(log, after_target=True).valid
-    fitted = memory.fit(log, split, num_items=100, owners=np.arange(log.num_users), ends=split.history_end)
+    fitted = memory.fit(log, split, within(log, split, 100), owners=np.arange(log.num_users), ends=split.history_end)
     ranked = np.flatnonzero(split.target >= 0)
     right = {"memory": [], "biases": []}
     for user in ranked:
@@ -61,5 +65,5 @@ def test_a_log_without_pairs_gives_the_biases_alone():
     log = random_log(num_users=6)
     log = log._replace(feedback=np.ones_like(log.feedback))
     split = splits.last_positive(log, after_target=True).valid
-    fitted = memory.fit(log, split, num_items=50, owners=np.arange(log.num_users), ends=split.history_end)
+    fitted = memory.fit(log, split, within(log, split, 50), owners=np.arange(log.num_users), ends=split.history_end)
     assert not np.any(fitted.users)

@@ -124,7 +124,7 @@ REFUSALS = [
     ("experiment", [*SUITE, "--seeds=1,x"], "--seeds=1,x: not whole numbers; give whole numbers, separated by commas"),
     ("experiment", [*SUITE, "--only=("], "--only=(: not a regular expression (missing ), unterminated subpattern"),
     ("experiment", [*SUITE, "--only=zz"], "--only=zz: matches no row of main; choose from "),
-    ("prepare", [], "--source is missing: choose one of sample, log, kuairand, wechat2021, released, synthetic"),
+    ("prepare", [], "--source is missing: choose one of sample, log, mind, kuairand, wechat2021, released, synthetic"),
     ("prepare", ["--source=sample"], "--out is missing: name a folder that does not exist yet"),
     ("prepare", LOG, "--input is missing: --source=log reads a file or a folder; name it"),
     (
