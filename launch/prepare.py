@@ -220,7 +220,7 @@ def source() -> sources.RawLog:
         roles,
         ingest.Units(time, play, duration, DECIMAL.value, RELATIVE_TIMES.value),
         items=Path(ITEM_TABLE.value) if ITEM_TABLE.value else None,
-        style=rawfiles.Style(SEPARATORS.get(SEPARATOR.value, ""), tuple(HEADER.value)),
+        style=rawfiles.Style(SEPARATORS[SEPARATOR.value] if SEPARATOR.value else "", tuple(HEADER.value)),
         max_bytes=MAX_BYTES.value,
     )
 

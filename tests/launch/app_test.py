@@ -196,11 +196,12 @@ def test_a_launch_imports_nothing_heavy_before_it_runs(name):
 
 def test_choices_and_defaults_that_a_launch_repeats_are_those_of_the_library():
     from launch import prepare
-    from sine_jax.data import ingest, sources, synthetic
+    from sine_jax.data import cells, rawtext, sources, synthetic
     from sine_jax.evaluation import protocols
 
     assert prepare.SOURCES == list(sources.SOURCES)
-    assert prepare.UNITS == list(ingest.MILLISECONDS)
+    assert prepare.UNITS == list(cells.MILLISECONDS)
+    assert set(prepare.SEPARATORS.values()) == set(rawtext.SEPARATORS)
     for launch in ("compare", "evaluate"):
         names = ast.literal_eval(
             re.search(r'"protocol", "exposed", (\[.*?\])', (ROOT / "launch" / f"{launch}.py").read_text())[1]
