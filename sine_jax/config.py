@@ -335,6 +335,12 @@ class TrainConfig:
         "Validation metric that decides on early stopping and the best checkpoint.",
         ("auc", "user_auc", "gauc", "ndcg", "mrr"),
     )
+    protocol: str = _option(
+        "exposed",
+        "What a validation ranks each target against: the skips around it (exposed), or the whole catalogue (full), "
+        "for logs without skips.",
+        ("exposed", "full"),
+    )
     eval_every: int = _option(1, "Epochs between validations.", at_least=1)
     checkpoint_every: int = _option(1, "Epochs between checkpoints of the latest state.", at_least=1)
     seed: int = _option(42, "Seed of parameters, batches, negatives and dropout.", at_most=2**32 - 1)
@@ -355,6 +361,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuses what cannot work, as ValueError."""
         _check("train", self)
+        _refuse(
+            (
+                self.protocol == "full" and self.metric == "auc",
+                "train.metric=auc does not fit train.protocol=full, which compares scores of one user; use user_auc",
+            )
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,10 +17,10 @@ import numpy as np
 
 from sine_jax import checkpoints, factors, objectives, optimizer, parallel, progress, training, workdir
 from sine_jax import config as configs
-from sine_jax.batches import pipeline
+from sine_jax.batches import negatives, pipeline
 from sine_jax.checkpoints import About, Position
 from sine_jax.config import Config
-from sine_jax.data import datasets, law, splits
+from sine_jax.data import cells, datasets, law, splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
@@ -31,7 +31,7 @@ from sine_jax.layers import fused_attention
 from sine_jax.layers.forms import forms_for
 from sine_jax.model import Model, build_model
 from sine_jax.training import Report, TrainState
-from sine_jax.types import Params
+from sine_jax.types import Params, Split
 
 BESIDE_BIASES = 0.1  # factor on the first item embeddings where item biases are counted
 
@@ -127,7 +127,9 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
     feed = pipeline.feed(dataset.log, split, config=config, num_items=num_items, packed=model.packs)
     tx = optimizer.build(config.optimizer, num_steps=config.train.epochs * feed.strata.num_steps)
     epochs = {**training.EPOCHS, "auto": training.EPOCHS[pipeline.fitting(feed.source)]}
-    task = ranking.lay_out(dataset.log, config=config, num_items=num_items, part="valid", protocol=protocols.EXPOSED)
+    task = _validation(dataset, config=config)
+    if config.objective.exclude_seen:
+        _tell_exhausted(dataset, split)
     measured = ranking.compile_ranking(scorers.of_model(model), task)
 
     def drawn() -> Params:
@@ -158,6 +160,32 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
         steps_per_epoch=feed.strata.num_steps,
         users=feed.strata.num_users,
     )
+
+
+def _validation(dataset: Dataset, *, config: Config) -> protocols.Task:
+    """What is ranked at each validation; refused if nothing would be decided by it."""
+    protocol, num_items = protocols.PROTOCOLS[config.train.protocol], dataset.info.num_items
+    for number, of in ((dataset.info.num_users, "user"), (num_items, "item")):
+        if number < 2:
+            raise ValueError(
+                f"{dataset.path}: it has one {of} alone, so there is nothing to rank; prepare a log of several"
+            )
+    task = ranking.lay_out(dataset.log, config=config, num_items=num_items, part="valid", protocol=protocol)
+    if protocol is protocols.EXPOSED and not np.diff(task.population.offsets).any():
+        raise ValueError(
+            f"train.protocol=exposed: none of {len(task.population.places)} validation targets has a skip beside it; "
+            "set train.protocol=full, which ranks them among the whole catalogue"
+        )
+    return task
+
+
+def _tell_exhausted(dataset: Dataset, split: Split) -> None:
+    """Names the users for whom no unseen item is left to draw."""
+    users = negatives.exhausted(dataset.log, split.train_end, dataset.info.num_items)
+    if len(users):
+        names = datasets.user_ids(dataset.path).gather(users[:3]).to_list()
+        shown = ", ".join(map(cells.printable, names)) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+        _LOGGER.warning("users who were shown every item draw negatives from all items: %s", shown)
 
 
 def _build(config: Config, data: Mapping[str, Any]) -> Model:

@@ -14,7 +14,7 @@ from logs import made
 from sine_jax import config as configs
 from sine_jax import factors, parallel, presets, run, training, workdir
 from sine_jax.checkpoints import About, Position
-from sine_jax.data import datasets, splits
+from sine_jax.data import datasets, ingest, preparation, sources, splits
 from sine_jax.layers import fused_attention
 from sine_jax.types import Histories
 
@@ -176,6 +176,45 @@ def test_a_metric_that_no_validation_user_has_is_refused(data, tmp_path, monkeyp
     text = "train.metric=gauc: it is not defined for any validation user; choose another"
     with pytest.raises(ValueError, match=f"^{text}$"):
         run.train(data, str(tmp_path), config=configured(train__metric="gauc"))
+
+
+def of_rows(folder, rows):
+    """A data set of rows of user, item, time and feedback."""
+    (folder / "log.csv").write_text("u,v,t,w\n" + "".join(f"{u},{v},{t},{w}\n" for u, v, t, w in rows))
+    roles = ingest.parse_roles("user=u,item=v,order=t,watched=w")
+    preparation.prepare(sources.log(folder / "log.csv", roles, ingest.Units()), folder / "data", min_positives=0)
+    return str(folder / "data")
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([(1, t % 7, t, t % 2) for t in range(20)], "it has one user alone, .*; prepare a log of several"),
+        ([(u, 1, t, t % 2) for u in range(5) for t in range(20)], "it has one item alone"),
+        ([(u, t % 7, t, 0) for u in range(5) for t in range(20)], "none of 5 users has a training pair"),
+        ([(u, t % 7, t, 1) for u in range(5) for t in range(20)], "none of 5 validation targets has a skip beside it"),
+        ([(u, t, t, 1) for u in range(5) for t in range(2)], "none of 5 users has a training pair"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_before_anything_compiles(tmp_path, monkeypatch, rows, told):
+    def compiled(*_, **__):
+        raise AssertionError("something is compiled")
+
+    monkeypatch.setattr(run.simple_scorers, "within_users", compiled)
+    monkeypatch.setattr(training, "train_step", compiled)
+    with pytest.raises(ValueError, match=told):
+        run.train(of_rows(tmp_path, rows), str(tmp_path / "run"), config=configured())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_log_without_skips_is_validated_among_the_whole_catalogue(tmp_path, caplog):
+    rows = [(f"user {u}", (u + t) % 9, t, 1) for u in range(30) for t in range(20 if u == 0 else 5)]
+    config = configured(train__protocol="full", train__epochs=1)
+    at = run.train(of_rows(tmp_path, rows), str(tmp_path / "run"), config=config)
+    assert 0 < at.best < 1
+    assert "users who were shown every item draw negatives from all items: user 0" in caplog.text
+    with pytest.raises(ValueError, match="train.metric=auc does not fit train.protocol=full, .*; use user_auc"):
+        configured(train__protocol="full", train__metric="auc")
 
 
 def test_divergence_stops_with_step_and_terms(data, tmp_path):

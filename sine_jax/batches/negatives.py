@@ -26,14 +26,13 @@ class Seen(NamedTuple):
 def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.ndarray | None = None) -> Seen:
     """Collects what each user was shown before a bound, with any feedback or with that of chosen exposures.
 
+    A user who has seen the whole catalogue has no unseen item; the draws of this user are from all items.
+
     Args:
       log: the exposures.
       ends: [U] absolute position before which exposures count, such as `split.train_end`.
       num_items: N.
       where: [E] which exposures count; all by default.
-
-    Raises:
-      ValueError: a user has seen every item, so no negative is left.
     """
     users, counts = log.users, log.before(ends)
     if where is not None:
@@ -42,16 +41,27 @@ def seen_until(log: EventLog, ends: np.ndarray, num_items: int, *, where: np.nda
     pairs = np.sort(users[counts] * np.int64(num_items + 1) + log.items[counts])
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     owners, items = np.divmod(pairs, num_items + 1)
+    left = np.bincount(owners, minlength=log.num_users)[owners] < num_items
+    owners, items = owners[left], items[left]
     offsets = np.searchsorted(owners, np.arange(log.num_users + 1))
-    sizes = np.diff(offsets)
-    if sizes.size and sizes.max() >= num_items:
-        user = int(sizes.argmax())
-        raise ValueError(
-            f"objective.exclude_seen=True: user {user} has seen all {num_items} items, so no negative is left to draw; "
-            "set objective.exclude_seen=False, or prepare the log without such users"
-        )
     ranks = np.arange(len(items)) - offsets[owners]
+    if not len(items):
+        return none_seen(log.num_users)
     return Seen((items - 1 - ranks).astype(np.int32), offsets)
+
+
+def exhausted(log: EventLog, ends: np.ndarray, num_items: int) -> np.ndarray:
+    """The users who were shown every item before a bound."""
+    counts = log.before(ends)
+    shown = np.bincount(log.users[counts], minlength=log.num_users)
+    return np.array(
+        [
+            user
+            for user in np.flatnonzero(shown >= num_items)
+            if len(np.unique(log.items[log.offsets[user] : ends[user]])) >= num_items
+        ],
+        int,
+    )
 
 
 def none_seen(num_users: int) -> Seen:

@@ -87,9 +87,14 @@ def test_exposures_after_the_bound_are_not_excluded():
     assert negatives.draw(seen, np.array([0]), bits, 4).ravel().tolist() == [2, 3, 4]
 
 
-def test_a_user_who_has_seen_everything_is_refused_with_the_remedy():
-    with pytest.raises(ValueError, match="objective.exclude_seen=True: user 1 has seen all 3 items.*; set .*=False"):
-        seen_of([[1], [3, 1, 2]], 3)
+def test_a_user_who_has_seen_everything_draws_from_all_and_does_not_stop_the_others():
+    log = log_of([[1], [3, 1, 2], [2, 2, 2]])
+    seen = negatives.seen_until(log, log.offsets[1:], 3)
+    bits = np.arange(6, dtype=np.uint32)[None, :]
+    drawn = [negatives.draw(seen, np.array([user]), bits, 3).ravel().tolist() for user in range(3)]
+    assert set(drawn[0]) == {2, 3} and set(drawn[1]) == {1, 2, 3} and set(drawn[2]) == {1, 3}
+    assert negatives.exhausted(log, log.offsets[1:], 3).tolist() == [1]
+    assert negatives.exhausted(log, log.offsets[1:] - 1, 3).tolist() == []
 
 
 @pytest.mark.parametrize("xp", [np, jnp])
