@@ -7,6 +7,7 @@ A prepared data set is a folder:
   users.parquet, items.parquet   the vocabulary: external ids, in the order of the numbers 0..U-1 and 1..N;
                                  beside them, for a synthetic log, what it was drawn from (see law)
   info.json                      DataInfo: label rule, filters, counts, skip rate, fingerprints, versions
+  manifest.json                  size and SHA-256 of every other file (see manifest)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from sine_jax.data import records
+from sine_jax.data import manifest, records
 from sine_jax.types import EventLog
 
 INFO, USERS, ITEMS = "info.json", "users.parquet", "items.parquet"
@@ -90,9 +91,10 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     per_exposure = {"contexts": len(info.contexts)}
     names = records.names(len(info.contexts))
     sizes = {name: info.num_events * per_exposure.get(name, 1) for name in names} | {"lengths": info.num_users}
+    files = [file for file in manifest.verify(path, manifest.read(path)) if records.is_records(file.name)]
     try:
-        columns = records.read(path, sizes)
-    except Exception as error:  # tfds and array_record raise many types for a damaged file
+        columns = records.read(files, sizes)
+    except Exception as error:  # array_record raises many types for a damaged file
         raise ValueError(f"{path}: the prepared data set is damaged ({first_line(error)}); prepare it again") from error
     digests = [hashlib.sha256(columns[name].data).hexdigest() for name in names]
     digests += [id_digest(_ids(Path(path) / USERS)), id_digest(_ids(Path(path) / ITEMS))]
@@ -115,6 +117,7 @@ def read_info(path: str | os.PathLike[str]) -> DataInfo:
     file = Path(path) / INFO
     if not file.is_file():
         raise ValueError(f"{path}: no prepared data set here ({INFO} is missing); make one with launch.prepare")
+    manifest.verify(path, [INFO])
     try:
         return DataInfo.from_json(file.read_text())
     except (ValueError, TypeError) as error:
@@ -149,8 +152,9 @@ def vocabulary(file: Path, columns: Sequence[str]) -> pl.DataFrame:
     Raises:
       ValueError: the file is damaged or missing.
     """
+    manifest.verify(file.parent, [file.name])
     try:
-        return pl.read_parquet(file).select(columns)
+        return pl.read_parquet(file, glob=False).select(columns)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{file}: damaged or missing; prepare the data set again") from error
 

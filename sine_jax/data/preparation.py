@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from sine_jax.data import collation, datasets, ingest, labels, records, synthetic
+from sine_jax.data import collation, datasets, ingest, labels, manifest, records, synthetic
 from sine_jax.data.datasets import INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
 from sine_jax.data.records import FORMAT
 from sine_jax.data.sources import RawLog
@@ -93,6 +93,7 @@ def prepare(
             law=raw.law and raw.law._asdict(),
         )
         (folder / INFO).write_text(info.to_json())
+        manifest.write(folder)
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.exists():
             out.rename(scratch / "replaced")

@@ -1,16 +1,20 @@
-"""Records of a log: the columns of many users in each, written and read by tfds (array_record)."""
+"""Records of a log: the columns of many users in each, written and read by tfds (array_record).
+
+The description that tfds writes beside the records is for other programs. It is not read here, because it names classes
+that tfds would import.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from sine_jax.data.sources import SOURCES
 from sine_jax.types import EventLog
@@ -45,14 +49,10 @@ class Exposures(tfds.core.GeneratorBasedBuilder):
         super().__init__(config=source, file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = {
-            name: tfds.features.Tensor(shape=(None,), dtype=DTYPES[name], encoding=tfds.features.Encoding.BYTES)
-            for name in self._names
-        }
         return tfds.core.DatasetInfo(
             builder=self,
             description="Exposures of short videos with feedback, sorted by user and time.",
-            features=tfds.features.FeaturesDict(features),
+            features=_features(self._names),
             disable_shuffling=True,
         )
 
@@ -62,6 +62,14 @@ class Exposures(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         for key, block in enumerate(self._blocks):
             yield key, {name: column(block, name) for name in self._names}
+
+
+def _features(names: Sequence[str]) -> tfds.features.FeaturesDict:
+    """How a record holds these columns."""
+    bytes_of = tfds.features.Encoding.BYTES
+    return tfds.features.FeaturesDict(
+        {name: tfds.features.Tensor(shape=(None,), dtype=DTYPES[name], encoding=bytes_of) for name in names}
+    )
 
 
 def names(num_contexts: int) -> list[str]:
@@ -93,11 +101,16 @@ def write(source: str, blocks: Iterator[EventLog], scratch: Path, *, num_context
     return Path(builder.data_dir)
 
 
-def read(path: str | os.PathLike[str], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
-    """Reads all records of a folder into columns that are allocated once.
+def is_records(name: str) -> bool:
+    """Whether a file of a data set holds records."""
+    return name.startswith(f"exposures-{SPLIT}.array_record-")
+
+
+def read(files: Sequence[Path], sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """Reads all records of some files into columns that are allocated once.
 
     Args:
-      path: the folder.
+      files: of records, in order.
       sizes: how long each column is, by its name in DTYPES.
 
     Raises:
@@ -106,8 +119,9 @@ def read(path: str | os.PathLike[str], sizes: Mapping[str, int]) -> dict[str, np
     """
     columns = {name: np.empty(size, DTYPES[name]) for name, size in sizes.items()}
     filled = dict.fromkeys(sizes, 0)
-    for record in tfds.builder_from_directory(path).as_data_source(SPLIT):
-        for name, values in record.items():
+    features = _features(list(sizes))
+    for record in ArrayRecordDataSource([str(file) for file in files]) if files else ():
+        for name, values in features.deserialize_example_np(record).items():
             columns[name][filled[name] : filled[name] + len(values)] = values
             filled[name] += len(values)
     for name, size in sizes.items():

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from sine_jax.data import collation, datasets, ingest, labels, preparation, rawtext, sources
+from sine_jax.data import collation, datasets, ingest, labels, manifest, preparation, rawtext, sources
 from sine_jax.types import DISLIKED, SKIPPED, WATCHED
 
 COLUMNS = "user=u,item=v,time=t,watched=w"
@@ -232,13 +232,53 @@ def test_tfds_reads_the_folder_too(tmp_path):
     assert "tensorflow" not in sys.modules
 
 
-def test_a_data_set_loads_whatever_module_wrote_its_records(tmp_path):
+def test_a_data_set_of_a_stranger_runs_no_code(tmp_path, monkeypatch):
+    """Its description names a class of a module that tells when it is imported; its manifest fits."""
     info = prepared(raw(), tmp_path)
-    file = tmp_path / "out" / "dataset_info.json"
-    told = json.loads(file.read_text())
-    assert told["moduleName"] == "sine_jax.data.records"
-    file.write_text(json.dumps(told | {"moduleName": "sine_jax.datasets"}))
+    (tmp_path / "evil_module.py").write_text("import pathlib\npathlib.Path(__file__).with_suffix('.ran').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("features.json", "dataset_info.json"):
+        file = tmp_path / "out" / name
+        told = json.loads(file.read_text())
+        named = {"pythonClassName": "evil_module.Evil", "moduleName": "evil_module"}
+        file.write_text(json.dumps(told | {key: value for key, value in named.items() if key in told}))
+        assert "evil_module" in file.read_text()
+    manifest.write(tmp_path / "out")
     assert datasets.load(tmp_path / "out").info == info
+    assert not (tmp_path / "evil_module.ran").exists()
+
+
+def test_any_flipped_bit_or_lost_end_of_any_file_is_told_with_the_file(tmp_path):
+    prepared(raw(), tmp_path)
+    folder, rng = tmp_path / "out", np.random.default_rng(0)
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        for bit in rng.integers(0, 8 * len(whole), 50):
+            harmed = bytearray(whole)
+            harmed[bit // 8] ^= 1 << (bit % 8)
+            file.write_bytes(harmed if bit % 10 else whole[: bit // 8])
+            try:
+                loaded = datasets.load(folder)
+            except ValueError as error:
+                assert str(file) in str(error) and "prepare" in str(error) and "\n" not in str(error)
+            else:  # a blank or the case of a digit in the text of the manifest
+                assert file.name == manifest.MANIFEST and json.loads(file.read_text()) == json.loads(whole), loaded
+        file.write_bytes(whole)
+    datasets.load(folder)
+
+
+def test_a_data_set_without_a_manifest_or_with_a_link_in_it_is_refused(tmp_path):
+    prepared(raw(), tmp_path)
+    users = tmp_path / "out" / "users.parquet"
+    users.rename(tmp_path / "elsewhere.parquet")
+    users.symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(ValueError, match="users.parquet: damaged"):
+        datasets.user_ids(tmp_path / "out")
+    (tmp_path / "out" / manifest.MANIFEST).unlink()
+    with pytest.raises(
+        ValueError, match="manifest.json: missing, so the data set is incomplete or of an earlier version"
+    ):
+        datasets.load(tmp_path / "out")
 
 
 def test_the_rule_decides_what_is_watched(tmp_path):
