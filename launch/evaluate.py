@@ -60,6 +60,9 @@ SEGMENTS = flags.DEFINE_list(
 NULLS = flags.DEFINE_integer(
     "nulls", 3, "by_prefix: logs that are redrawn without memory and ranked too.", lower_bound=0
 )
+TRUST_NETWORK = flags.DEFINE_string(
+    "trust_network", "", "The module of the run's network, if it is not one of the library's: its code will run."
+)
 CANDIDATES = flags.DEFINE_enum(
     "candidates", None, ["released", "before_target"], "Which skips; by default those that the run was validated with."
 )
@@ -98,6 +101,7 @@ def main() -> None:
             candidates=CANDIDATES.value,
             nulls=NULLS.value,
             segments=SEGMENTS.value,
+            trust_network=TRUST_NETWORK.value,
         )
     else:
         assert DATA.value is not None  # as was refused above

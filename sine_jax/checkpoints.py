@@ -6,6 +6,7 @@ Arrays are stored complete, not as parts of devices. A checkpoint therefore rest
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -23,7 +24,7 @@ from sine_jax import parallel
 
 Tree = Any
 
-FORMAT = 1
+FORMAT = 2
 NEWEST_KEPT = 2  # the latest, and the one before in case the latest is damaged
 
 _log = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ def save(store: Store, params: Tree, rest: Tree, about: About) -> None:
     trees = {name: {"shapes": _shapes(tree), "checksum": _checksum(tree)} for name, tree in arrays.items()}
     items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
     described = {"format": FORMAT, "trees": trees, **dataclasses.asdict(about)}
+    described["checksum"] = _text_checksum(described)
     store.manager.save(about.progress.step, args=ocp.args.Composite(about=ocp.args.JsonSave(described), **items))
 
 
@@ -169,6 +171,14 @@ class Damaged(ValueError):
     """A checkpoint cannot be read, or holds other values than were saved."""
 
 
+class OtherVersion(ValueError):
+    """A checkpoint was written by another version of the library."""
+
+
+def _damaged(path: Path, reason: str) -> Damaged:
+    return Damaged(f"{path}: the checkpoint is damaged ({reason})")
+
+
 def _best_step(folder: str | os.PathLike[str]) -> int | None:
     """The best step according to the newest readable checkpoint; that checkpoint's step before any validation."""
     for step in reversed(steps(folder)):
@@ -188,21 +198,36 @@ def _read(folder: str | os.PathLike[str], step: int, **items: Any) -> Any:
         return handler.restore(path, args=ocp.args.Composite(**items))
     except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
         line = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise Damaged(f"{path}: the checkpoint is damaged ({line})") from error
+        raise _damaged(path, line) from error
     finally:
         handler.close()
 
 
 def _described(folder: str | os.PathLike[str], step: int) -> dict[str, Any]:
+    """What is stored beside the arrays, once it is what was written and of this version."""
+    path = Path(folder) / str(step)
     described = _read(folder, step, about=ocp.args.JsonRestore()).about
-    if not isinstance(described, dict) or described.get("format") != FORMAT:
-        raise Damaged(f"{Path(folder) / str(step)}: not a checkpoint of this library, or of another version of it")
+    if not isinstance(described, dict) or not isinstance(described.get("format"), int):
+        raise _damaged(path, "its description is not one of this library")
+    if described["format"] != FORMAT:
+        versions = described.get("versions")
+        of = versions.get("sine_jax", "unknown") if isinstance(versions, dict) else "unknown"
+        raise OtherVersion(
+            f"{path}: a checkpoint of format {described['format']}, written by sine_jax {of}, but this version reads "
+            f"format {FORMAT}; use that version, or train again in another workdir"
+        )
+    checksum = described.pop("checksum", None)
+    if checksum != _text_checksum(described):
+        raise _damaged(path, "its description is not what was saved")
     return described
 
 
 def _about(folder: str | os.PathLike[str], step: int) -> About:
     values = _described(folder, step)
-    return About(Position(**values["progress"]), values["config"], values["data"], values["versions"])
+    try:
+        return About(Position(**values["progress"]), values["config"], values["data"], values["versions"])
+    except (KeyError, TypeError) as error:
+        raise _damaged(Path(folder) / str(step), f"its description lacks a field: {error}") from error
 
 
 def _arrays(folder: str | os.PathLike[str], step: int, name: str, template: Tree) -> Tree:
@@ -214,7 +239,7 @@ def _arrays(folder: str | os.PathLike[str], step: int, name: str, template: Tree
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), template)
     tree = _read(folder, step, **{name: ocp.args.StandardRestore(shapes)})[name]
     if _checksum(tree) != described["checksum"]:
-        raise Damaged(f"{path}: the checkpoint is damaged (the {name} are not what was saved)")
+        raise _damaged(path, f"the {name} are not what was saved")
     return tree
 
 
@@ -236,6 +261,11 @@ def _shapes(tree: Tree) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="/"): f"{np.dtype(leaf.dtype)}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _text_checksum(described: dict[str, Any]) -> int:
+    """The CRC-32 of a description."""
+    return zlib.crc32(json.dumps(described, sort_keys=True).encode())
 
 
 def _checksum(tree: Tree) -> int:

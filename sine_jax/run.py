@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -205,24 +206,36 @@ def _counted_biases(dataset: Dataset, task: protocols.Task, *, config: Config) -
     return max(fits, key=lambda biases: ranking.means(measured(simple_scorers.item_part(biases)))[config.train.metric])
 
 
-def restore(folder: str, *, checkpoint: str = "best") -> Restored:
+def restore(folder: str, *, checkpoint: str = "best", trust_network: str = "") -> Restored:
     """Restores a model on any devices; no data set is read.
 
     Args:
       folder: the workdir.
       checkpoint: `best`, `latest` or a step.
+      trust_network: a module whose code may run: the network of the run, if it is not one of the library's and is not
+        imported yet.
 
     Raises:
-      ValueError: there is nothing to restore.
+      ValueError: there is nothing to restore, or its network is not trusted.
     """
 
     def template(about: About) -> Params:
+        _refuse_strangers(folder, str(about.config.get("model", {}).get("name", "")), trust_network)
         config = configs.replace(configs.from_dict(about.config), {"model.attention": "blocks"})  # works anywhere
         model = _build(config, about.data)
         return jax.eval_shape(lambda: objectives.init(model.init(jax.random.key(0)), config=config))
 
     params, about = checkpoints.restore_params(Path(folder) / workdir.CHECKPOINTS, checkpoint, template)
     return Restored(params, configs.from_dict(about.config), about)
+
+
+def _refuse_strangers(folder: str, name: str, trusted: str) -> None:
+    """Refuses a network of a module that was neither named nor imported by the user: importing it runs its code."""
+    if "." in name and name != trusted and name not in sys.modules:
+        raise ValueError(
+            f"{folder}: its network is the module {cells.printable(name)}, whose code would run; pass "
+            f"--trust_network={cells.printable(name)} if you trust it"
+        )
 
 
 def dataset(restored: Restored, *, data: str | None = None) -> Dataset:
@@ -257,6 +270,7 @@ def evaluate(
     simple: bool = True,
     nulls: int = 3,
     segments: Sequence[str] = (),
+    trust_network: str = "",
 ) -> Evaluation:
     """Ranks a held-out split by a trained model and by the simple scorers.
 
@@ -271,6 +285,7 @@ def evaluate(
       simple: whether the simple scorers are evaluated too.
       nulls: for `by_prefix` with the simple scorers, how many logs are redrawn without memory and ranked too.
       segments: groups of users to report apart (see `evaluation.segments`).
+      trust_network: as in `restore`.
 
     Returns:
       Values per user, by scorer and metric; the model's scorer bears the name `model.name`. `means` has their means.
@@ -278,7 +293,7 @@ def evaluate(
     Raises:
       ValueError: there is nothing to restore, another data set, no such split or protocol, or nobody has a target.
     """
-    restored = restore(folder, checkpoint=checkpoint)
+    restored = restore(folder, checkpoint=checkpoint, trust_network=trust_network)
     config = configs.replace(restored.config, {} if candidates is None else {"data.candidates": candidates})
     models = {config.model.name: restored.params}
     trained_on = dataset(restored, data=data)

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -106,6 +107,61 @@ def test_damage_to_any_one_file_is_never_taken_for_values(tmp_path):
         assert float(params["table"][0, 0]) in (10.0, 20.0)
         assert_equal(params, trees(float(params["table"][0, 0]))[0])
         file.write_bytes(whole)
+
+
+def described(folder, step):
+    return folder / str(step) / "about" / "metadata"
+
+
+def test_a_checkpoint_of_another_version_says_which(tmp_path):
+    filled(tmp_path, steps=[10])
+    file = described(tmp_path, 10)
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"format": 1, "versions": {"sine_jax": "0.0.9"}}))
+    text = "10: a checkpoint of format 1, written by sine_jax 0.0.9, but this version reads format 2; use that version"
+    for restored in (
+        lambda: checkpoints.restore_params(tmp_path, "latest", lambda _: trees(0.0)[0]),
+        lambda: checkpoints.resume(tmp_path, *trees(0.0)),
+    ):
+        with pytest.raises(checkpoints.OtherVersion, match=text):
+            restored()
+    assert (tmp_path / "10").exists()
+
+
+@pytest.mark.parametrize("name", ["progress", "config", "data", "versions", "trees", "format", "checksum"])
+def test_a_description_without_a_field_is_damaged(tmp_path, name):
+    filled(tmp_path, steps=[10])
+    file = described(tmp_path, 10)
+    told = json.loads(file.read_text())
+    del told[name]
+    file.write_text(json.dumps(told))
+    with pytest.raises(checkpoints.Damaged, match="10: the checkpoint is damaged .*; use another checkpoint"):
+        checkpoints.restore_params(tmp_path, "10", lambda _: trees(0.0)[0])
+
+
+def test_any_flipped_bit_of_any_file_is_refused_or_changes_nothing(tmp_path):
+    filled(tmp_path, steps=[10])
+    _, expected = checkpoints.restore_params(tmp_path, "10", lambda _: trees(0.0)[0])
+    files, rng, refused = [file for file in (tmp_path / "10").rglob("*") if file.is_file()], np.random.default_rng(0), 0
+    assert len(files) > 5
+    for _ in range(100):
+        file = files[rng.integers(len(files))]
+        whole = file.read_bytes()
+        bit = rng.integers(0, 8 * max(len(whole), 1))
+        harmed = bytearray(whole)
+        if whole:
+            harmed[bit // 8] ^= 1 << (bit % 8)
+        file.write_bytes(harmed)
+        try:
+            params, about = checkpoints.restore_params(tmp_path, "10", lambda _: trees(0.0)[0])
+        except ValueError as error:
+            refused += 1
+            assert str(tmp_path / "10") in str(error) and "\n" not in str(error)
+        else:
+            assert_equal(params, trees(10.0)[0])
+            assert about == expected
+        file.write_bytes(whole)
+    assert refused > 10
 
 
 def test_when_nothing_is_intact_the_run_is_refused(tmp_path):

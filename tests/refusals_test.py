@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = [*(ROOT / "sine_jax").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
-KINDS = ("ValueError", "UsageError", "Damaged", "Diverged")
+KINDS = ("ValueError", "UsageError", "Damaged", "Diverged", "OtherVersion")
 
 # An option or an argument with its value, a file or another name that is shown, or a flag that is missing.
 BEGINNING = re.compile(r"(--)?([\w.]|\{\})+=|\{\}[:,]|--\w+ is missing:")
@@ -22,8 +22,7 @@ OTHERWISE += (
     "model.read_times=True has no effect with ",
 )
 # Causes of another message, which adds the remedy.
-CAUSES = ("{}: the checkpoint is damaged ({})", "{}: the checkpoint is damaged (the {} are not what was saved)")
-CAUSES += ("{}: not a checkpoint of this library, or of another version of it", "{} {} instead of {}")
+CAUSES = ("{}: the checkpoint is damaged ({})", "{} {} instead of {}")
 REMEDY = re.compile(
     r"(; |^--\w+ is missing: |^nothing to evaluate: )(build|choose|close|copy|draw|escape|evaluate|free|give|keep|lay|"
     r"leave|let|lower|make|map|mend|name|pad|pass|prepare|read|rename|run|save|set|split|train|unpack|use|write)\b|"

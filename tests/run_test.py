@@ -266,6 +266,32 @@ def test_the_configuration_comes_from_the_checkpoint(whole, data, tmp_path):
     assert run.restore(str(copy), checkpoint="best").config == configured()
 
 
+STRANGER = """
+import pathlib
+pathlib.Path(__file__).with_suffix(".ran").touch()
+from sine_jax.networks import sasrec
+class Stranger(sasrec.SASRec):
+    pass
+"""
+
+
+def test_a_run_of_a_stranger_runs_no_code_without_the_users_word(data, tmp_path, monkeypatch):
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger" / "network.py").write_text(STRANGER)
+    monkeypatch.syspath_prepend(tmp_path)
+    run.train(data, str(tmp_path / "run"), config=configured(model__name="stranger.network", train__epochs=1))
+    monkeypatch.delitem(sys.modules, "stranger.network")
+    (tmp_path / "stranger" / "network.ran").unlink()
+    with pytest.raises(
+        ValueError, match="its network is the module stranger.network, .*; pass --trust_network=stranger.network if"
+    ):
+        run.restore(str(tmp_path / "run"))
+    assert not (tmp_path / "stranger" / "network.ran").exists()
+    found = run.evaluate(str(tmp_path / "run"), simple=False, trust_network="stranger.network")
+    assert (tmp_path / "stranger" / "network.ran").exists() and found.means["stranger.network"]
+    assert run.restore(str(tmp_path / "run")).config.model.name == "stranger.network"  # imported by now
+
+
 def test_a_workdir_without_a_checkpoint_protects_nothing(data, tmp_path):
     """An option that was mistyped at first can be mended in place."""
     identity = run.identify(datasets.load(data))
