@@ -37,7 +37,7 @@ def main() -> None:
     with read_from_flags():
         config = configs.replace(configs.Config(), split_flags.given())
     with loading():
-        from sine_jax import workdir
+        from sine_jax import files
         from sine_jax.analysis import figures, report
         from sine_jax.data import datasets, splits
 
@@ -50,11 +50,11 @@ def main() -> None:
     )
     folder = Path(OUT.value)
     about = {"data": dataset.path, "fingerprint": dataset.info.fingerprint, "label": dataset.info.label_rule}
-    workdir.write_whole(
+    files.write_whole(
         folder / "analysis.json", json.dumps({**about, **figures.plain(found)}, indent=2, allow_nan=False) + "\n"
     )
     title = f"Passive feedback in {Path(dataset.path).name} (label: {dataset.info.label_rule})"
-    workdir.write_whole(folder / "report.html", report.page(found, title=title))
+    files.write_whole(folder / "report.html", report.page(found, title=title))
     print(found.ordered.verdict)
     print(f"{len(dataset.log.items):,} exposures, skip rate {found.counts.skip_rate:.1%}")
     print(f"wrote {folder / 'report.html'} and analysis.json")

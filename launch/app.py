@@ -169,9 +169,9 @@ def full_disk_told_once() -> Iterator[None]:
     import logging as standard
 
     def is_full(error: BaseException | None) -> bool:
-        from sine_jax import workdir
+        from sine_jax import files
 
-        return error is not None and workdir.is_full(error)
+        return error is not None and files.is_full(error)
 
     def hook(args: threading.ExceptHookArgs) -> None:
         """TensorBoard's writer has its own thread, which fails too."""

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     with loading():
         from rich.console import Console
 
-        from sine_jax import workdir
+        from sine_jax import files
         from sine_jax.evaluation import comparison, report
 
     runs = [
@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> None:
         console.width = max(console.width, report.WIDTH)
     console.print(table(found))
     if JSON.value is not None:
-        workdir.write_whole(JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
+        files.write_whole(JSON.value, json.dumps(found, indent=2, allow_nan=False) + "\n")
         print(f"wrote {JSON.value}")
 
 

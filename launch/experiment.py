@@ -62,7 +62,7 @@ def main() -> None:
     with loading():
         import jax
 
-        from sine_jax import plots, workdir
+        from sine_jax import files, plots
         from sine_jax.experiments import tables
 
     folder = Path(OUT.value)
@@ -76,10 +76,10 @@ def main() -> None:
         after_run=jax.clear_caches,  # of no use to the next run, and some tens of them fill the memory
     )
     table = tables.markdown(rows)
-    workdir.write_whole(folder / f"{SUITE.value}.md", table)
-    workdir.write_whole(folder / f"{SUITE.value}.csv", tables.csv(rows))
+    files.write_whole(folder / f"{SUITE.value}.md", table)
+    files.write_whole(folder / f"{SUITE.value}.csv", tables.csv(rows))
     gauc = {row.name: row.values["gauc"] for row in rows if row.name != "random"}
-    with workdir.whole(folder / f"{SUITE.value}.png") as partial:
+    with files.whole(folder / f"{SUITE.value}.png") as partial:
         plots.table(gauc, partial, measure="GAUC on the test (each dot a seed)")
     print(table)
     print(f"wrote {folder / SUITE.value}.md, .csv and .png")

@@ -243,19 +243,19 @@ def synthetic_settings() -> synthetic.Settings:
 
 def export(settings: synthetic.Settings, path: Path) -> int:
     """Writes a synthetic log as raw files; returns how many rows it has."""
-    from sine_jax import workdir
+    from sine_jax import files
     from sine_jax.data import synthetic
 
     with read_from_flags():
         synthetic.check(settings)
     rows = 0
     if path.suffix == ".csv":
-        with workdir.whole(path) as partial, open(partial, "wb") as stream:
+        with files.whole(path) as partial, open(partial, "wb") as stream:
             for number, frame in enumerate(synthetic.frames(settings)):
                 frame.write_csv(stream, include_header=number == 0)
                 rows += len(frame)
     else:
-        with workdir.write_folder_whole(path) as folder:
+        with files.write_folder_whole(path) as folder:
             for number, frame in enumerate(synthetic.frames(settings)):
                 frame.write_parquet(folder / f"part-{number:05d}.parquet")
                 rows += len(frame)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sine_jax import checkpoints, factors, objectives, optimizer, parallel, progress, training, workdir
+from sine_jax import checkpoints, factors, files, objectives, optimizer, parallel, progress, training, workdir
 from sine_jax import config as configs
 from sine_jax.batches import negatives, pipeline
 from sine_jax.checkpoints import About, Position
@@ -85,19 +85,26 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
     dataset = datasets.load(data)
     identity = identify(dataset)
     setup = set_up(dataset, config=config)
-    path = workdir.create(folder)
+    with workdir.opened(folder) as path:
+        return _train(path, setup, identity, config=config, command=command)
+
+
+def _train(
+    path: Path, setup: Setup, identity: Mapping[str, Any], *, config: Config, command: Sequence[str]
+) -> Position:
+    """Trains in a workdir that no other process writes to."""
     workdir.claim(path, identity, config=config, command=command)
     store_path = path / workdir.CHECKPOINTS
     state, at = _resumed(store_path, setup)
     store = checkpoints.open_store(store_path)
     metrics = workdir.open_metrics(path, step=at.step)
     total = config.train.epochs * setup.steps_per_epoch
-    with workdir.full_disk_told(path), contextlib.closing(store.manager), contextlib.closing(metrics):
+    with files.full_disk_told(path), contextlib.closing(store.manager), contextlib.closing(metrics):
         with progress.display(done=at.step, total=total) as display:
 
             def save() -> None:
                 metrics.flush()  # first: a checkpoint must never be ahead of the records
-                about = About(at, dataclasses.asdict(config), identity, workdir.versions())
+                about = About(at, dataclasses.asdict(config), dict(identity), workdir.versions())
                 checkpoints.save(store, state.params, (state.step, state.opt_state), about)
 
             if at.best is None and at.epoch == 0:

@@ -14,8 +14,6 @@ import contextlib
 import json
 import os
 import platform
-import re
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
@@ -23,13 +21,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sine_jax import config as configs
-from sine_jax import parallel
+from sine_jax import files, parallel
 from sine_jax.config import Config
 
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "environment.json", "metrics.jsonl"
+_LOCK = ".lock"
 _PACKAGES = ("sine_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_NO_ROOM = re.compile("No space left|File too large|Disk quota|RESOURCE_EXHAUSTED", re.IGNORECASE)
 
 
 class Metrics(NamedTuple):
@@ -40,91 +38,27 @@ class Metrics(NamedTuple):
     close: Callable[[], None]
 
 
-def create(path: str | os.PathLike[str]) -> Path:
-    """Makes the folder and checks that it can be written.
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes the folder, checks that it can be written, and keeps other processes out of it.
 
     Raises:
-      ValueError: it cannot be written.
+      ValueError: it cannot be written, another process trains there, or something in it is a link to elsewhere.
     """
-    folder, probe = Path(path), Path(path) / ".writable"
+    folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
+        links = [entry.name for entry in os.scandir(folder) if entry.is_symlink()]
+        if links:
+            raise ValueError(f"{folder / links[0]}: a link, which is not written through; choose another --workdir")
+        lock = files.locked(folder / _LOCK, f"{folder}: another process trains here; choose another --workdir")
+        lock.__enter__()
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({error.strerror}); choose another --workdir") from error
-    return folder
-
-
-@contextlib.contextmanager
-def full_disk_told(path: Path, *, kept: str = "Complete checkpoints are kept") -> Iterator[None]:
-    """Raises one error with its remedy instead of what any library raises for a full disk.
-
-    Args:
-      path: what is written, for the message.
-      kept: what remains on the disk, for the message.
-
-    Raises:
-      ValueError: the disk is full.
-    """
     try:
-        yield
-    except Exception as error:  # Orbax and TensorStore have their own types for it
-        if not is_full(error):
-            raise
-        remedy = "free some space and run the same command again"
-        raise ValueError(f"{path}: the disk is full. {kept}; {remedy}") from error
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full."""
-    return _NO_ROOM.search(str(error)) is not None
-
-
-@contextlib.contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path beside `path` for a file or folder. At the end it is moved to `path`; after an error it is removed.
-
-    Raises:
-      ValueError: it cannot be written there, or the disk is full.
-    """
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with full_disk_told(path, kept="Nothing was written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _remove(partial)  # of a process that was killed
-            yield partial
-            os.replace(partial, path)
-    except OSError as error:
-        if error.filename not in map(str, (partial, path.parent)):  # another file's
-            raise
-        raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        yield folder
     finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
-
-
-def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes or replaces a file in one step: after a crash there is the old file or the new one.
-
-    Raises:
-      ValueError: it cannot be written there, or the disk is full.
-    """
-    with whole(path) as partial:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def write_folder_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A new folder to write into. At the end it is moved to `path`, where nothing may be; after an error it is removed.
-
-    Raises:
-      ValueError: it cannot be written there, or the disk is full.
-    """
-    with whole(path) as partial:
-        partial.mkdir()
-        yield partial
+        lock.__exit__(None, None, None)
 
 
 def claim(folder: Path, data: Mapping[str, Any], *, config: Config, command: Sequence[str]) -> None:
@@ -156,8 +90,8 @@ def claim(folder: Path, data: Mapping[str, Any], *, config: Config, command: Seq
         runs = before["runs"]
     runs.append({"command": list(command), "time": time.strftime("%Y-%m-%d %H:%M:%S %z"), **describe_machine()})
     # config.json comes last: if it is there, so is the environment.
-    write_whole(folder / _ENVIRONMENT, json.dumps({"data": dict(data), "runs": runs}, indent=2))
-    write_whole(folder / _CONFIG, configs.to_json(config))
+    files.write_whole(folder / _ENVIRONMENT, json.dumps({"data": dict(data), "runs": runs}, indent=2))
+    files.write_whole(folder / _CONFIG, configs.to_json(config))
 
 
 def read_config(folder: Path) -> Config:
@@ -210,7 +144,9 @@ def open_metrics(folder: Path, *, step: int) -> Metrics:
 
     file = folder / _METRICS
     if file.exists():
-        write_whole(file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step)))
+        files.write_whole(
+            file, "".join(line for line in file.read_text().splitlines(keepends=True) if _is_until(line, step))
+        )
     stream = file.open("a")
     # `purge_step` makes TensorBoard drop what an interrupted run wrote later.
     board = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=30)
@@ -237,10 +173,3 @@ def _is_until(line: str, step: int) -> bool:
         return line.endswith("\n") and json.loads(line)["step"] <= step
     except (json.JSONDecodeError, KeyError, TypeError):
         return False
-
-
-def _remove(partial: Path) -> None:
-    if partial.is_dir():
-        shutil.rmtree(partial, ignore_errors=True)
-    else:
-        partial.unlink(missing_ok=True)

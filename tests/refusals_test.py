@@ -80,4 +80,4 @@ def test_messages_that_are_made_elsewhere_are_few():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in KINDS:
                 made += [ast.unparse(node.args[0])] * (text_of(node.args[0]) is None)
-    assert sorted(made) == ["_complaint(piece, raw, flags, bad, checks)", "message", "str(error)"]
+    assert sorted(made) == ["_complaint(piece, raw, flags, bad, checks)", "message", "str(error)", "told"]

@@ -12,7 +12,7 @@ import pytest
 from logs import made
 
 from sine_jax import config as configs
-from sine_jax import factors, parallel, presets, run, training, workdir
+from sine_jax import factors, files, parallel, presets, run, training, workdir
 from sine_jax.checkpoints import About, Position
 from sine_jax.data import datasets, ingest, preparation, sources, splits
 from sine_jax.layers import fused_attention
@@ -232,6 +232,16 @@ def test_a_workdir_that_cannot_be_written_is_one_clear_line(data, tmp_path):
         run.train(data, str(tmp_path / "file" / "run"), config=configured())
 
 
+def test_a_workdir_that_another_process_writes_to_or_that_has_links_is_refused(data, tmp_path):
+    with workdir.opened(tmp_path / "run"):
+        with pytest.raises(ValueError, match="run: another process trains here; choose another --workdir"):
+            run.train(data, str(tmp_path / "run"), config=configured())
+    (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="metrics.jsonl: a link, which is not written through; choose another"):
+        run.train(data, str(tmp_path / "run"), config=configured())
+    assert os.listdir(tmp_path / "run") == ["metrics.jsonl"] and not (tmp_path / "elsewhere").exists()
+
+
 def test_a_folder_without_a_run_says_to_train_first(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         run.restore(str(tmp_path), checkpoint="best")
@@ -251,10 +261,10 @@ def test_a_full_disk_is_told_with_its_remedy(tmp_path, told):
     with pytest.raises(
         ValueError, match="the disk is full. Complete .*; free some space and run the same command again"
     ):
-        with workdir.full_disk_told(tmp_path):
+        with files.full_disk_told(tmp_path):
             raise OSError(told)
     with pytest.raises(OSError, match="something else"):
-        with workdir.full_disk_told(tmp_path):
+        with files.full_disk_told(tmp_path):
             raise OSError("something else")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sine_jax import workdir
+from sine_jax import files
 from sine_jax.benchmark.speed import Bench, Result, Timing
 
 # Of cases that train: column, figure, how many digits, factor.
@@ -68,8 +68,8 @@ def as_markdown(bench: Bench, results: Sequence[Result]) -> str:
 def write(bench: Bench, results: Sequence[Result], folder: Path) -> str:
     """Writes benchmark.json and benchmark.md into a folder; returns the Markdown."""
     text = as_markdown(bench, results)
-    workdir.write_whole(folder / "benchmark.json", as_json(bench, results))
-    workdir.write_whole(folder / "benchmark.md", text)
+    files.write_whole(folder / "benchmark.json", as_json(bench, results))
+    files.write_whole(folder / "benchmark.md", text)
     return text
 
 

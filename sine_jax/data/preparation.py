@@ -8,8 +8,6 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from sine_jax import files
 from sine_jax.data import collation, datasets, ingest, labels, manifest, records, synthetic
 from sine_jax.data.datasets import INFO, ITEMS, USERS, DataInfo, combined_digest, id_digest
 from sine_jax.data.records import FORMAT
@@ -95,9 +94,7 @@ def prepare(
         (folder / INFO).write_text(info.to_json())
         manifest.write(folder)
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists():
-            out.rename(scratch / "replaced")
-        folder.rename(out)
+        files.put(folder, out)
     return info
 
 
@@ -172,20 +169,21 @@ _MAKE_ROOM = "free some space or choose another --out"
 
 @contextlib.contextmanager
 def _scratch(out: Path) -> Iterator[Path]:
-    """A temporary folder on the disk of `out`, which is always removed at the end."""
+    """A temporary folder on the disk of `out`, which is always removed at the end; one process at a time has it."""
     place = next(parent for parent in out.parents if parent.exists())
-    try:
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=place))
-    except OSError as error:
-        raise ValueError(f"{out}: cannot be written ({error.strerror}: {place}); choose another --out") from error
-    try:
-        yield scratch
-    except (OSError, pl.exceptions.ComputeError) as error:
-        occupied = isinstance(error, OSError) and error.errno == errno.EBUSY  # a mount point cannot be replaced
-        remedy = f"choose a folder inside it, such as --out={out / 'prepared'}" if occupied else _MAKE_ROOM
-        raise ValueError(f"{out}: cannot be written ({datasets.first_line(error)}); {remedy}") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    busy = f"{out}: another process prepares a data set there; choose another --out"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(place / f".{out.name}.lock", busy))
+            scratch = stack.enter_context(files.scratch(out))
+        except OSError as error:
+            raise ValueError(f"{out}: cannot be written ({error.strerror}: {place}); choose another --out") from error
+        try:
+            yield scratch
+        except (OSError, pl.exceptions.ComputeError) as error:
+            occupied = isinstance(error, OSError) and error.errno == errno.EBUSY  # a mount point cannot be replaced
+            remedy = f"choose a folder inside it, such as --out={out / 'prepared'}" if occupied else _MAKE_ROOM
+            raise ValueError(f"{out}: cannot be written ({datasets.first_line(error)}); {remedy}") from error
 
 
 def _versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sine_jax import config as configs
-from sine_jax import workdir
+from sine_jax import files, workdir
 from sine_jax.evaluation import bootstrap, metrics, protocols
 from sine_jax.evaluation.comparison import Measured
 from sine_jax.evaluation.ranking import Evaluation
@@ -149,7 +149,7 @@ def write(evaluation: Evaluation, summary: Mapping[str, Any], folder: str | os.P
     )
     paths = stem.with_name(stem.name + ".json"), stem.with_name(stem.name + ".parquet")
     # The summary is put in its place last: if it is there, both are.
-    with workdir.whole(paths[0]) as text, workdir.whole(paths[1]) as columns:
+    with files.whole(paths[0]) as text, files.whole(paths[1]) as columns:
         text.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
         frame.write_parquet(columns)
     return paths

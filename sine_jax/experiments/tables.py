@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sine_jax import config as configs
-from sine_jax import run, training, workdir
+from sine_jax import files, run, training, workdir
 from sine_jax.config import Config
 from sine_jax.data import datasets
 from sine_jax.evaluation import protocols, report
@@ -131,7 +131,7 @@ def search(
             best = None
         after_run()
         found.append({"options": options, "valid": best})
-        workdir.write_whole(file, json.dumps({"of": of, "trials": found}, indent=2) + "\n")
+        files.write_whole(file, json.dumps({"of": of, "trials": found}, indent=2) + "\n")
     chosen = max((trial for trial in found[:trials] if trial["valid"] is not None), key=lambda trial: trial["valid"])
     return configs.replace(method.config, chosen["options"])
 
