@@ -48,7 +48,7 @@ def writer(path, fate):
 
 def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path):
     killed, living = writer(tmp_path / "set", "killed"), writer(tmp_path / "set", "lives")
-    killed.wait(30)
+    killed.communicate("", timeout=30)
     with files.scratch(tmp_path / "set") as mine:
         left = [name for name in os.listdir(tmp_path) if name != mine.name]
         assert len(left) == 1 and (tmp_path / left[0]).stat().st_mode & 0o077 == 0
