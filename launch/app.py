@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-SUCCESS, REFUSED, USAGE, INTERRUPTED, CLOSED = 0, 1, 2, 130, 141
+SUCCESS, REFUSED, USAGE, SIGNALLED, INTERRUPTED, CLOSED = 0, 1, 2, 128, 130, 141
 GRACE = 2.0  # seconds after Ctrl-C in which a launch may clean up
 
 
@@ -40,6 +40,7 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.at_once, self.pressed, self.line = True, False, ""
+        self.waits, self.requested = False, 0  # whether the launch asks for itself; the signal that it was sent
 
     def catch(self, interrupted: str) -> None:
         """Begins to listen, unless the shell ignores Ctrl-C for this process."""
@@ -58,9 +59,18 @@ class _Interrupts:
             sys.stdout.flush()
         with contextlib.suppress(OSError):
             os.write(2, f"{self.line}\n".encode())  # not `print`, which may be what was interrupted
-        os._exit(INTERRUPTED)
+        os._exit(SIGNALLED + self.requested if self.requested else INTERRUPTED)
+
+    def request(self, number: int, frame: FrameType | None) -> None:
+        """Notes that the launch is to stop where it can; the second time ends it at once."""
+        if self.requested:
+            self.end()
+        self.requested = number
 
     def _press(self, number: int, frame: FrameType | None) -> None:
+        if self.waits:
+            self.request(number, frame)
+            return
         if self.at_once or self.pressed:
             self.end()
         self.pressed = True
@@ -121,6 +131,25 @@ def launch_app(main: Callable[..., None], *, interrupted: str, takes_words: bool
         if not isinstance(error, (ValueError, OSError, flags.Error)) or _wants_tracebacks():
             raise
         _end(USAGE if isinstance(error, (UsageError, flags.Error)) else REFUSED, f"error: {_in_one_line(error)}")
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[Callable[[], bool]]:
+    """For work that can stop at some steps: yields what says whether it is to stop.
+
+    Ctrl-C and SIGTERM ask for it. The second one ends the process at once. At the end of the block, a process that was
+    asked to stop ends with exit status 130 or 143.
+    """
+    terminated = signal.signal(signal.SIGTERM, _interrupts.request)
+    _interrupts.waits = True
+    try:
+        yield lambda: bool(_interrupts.requested)
+    finally:
+        _interrupts.waits = False
+        signal.signal(signal.SIGTERM, terminated)
+    if _interrupts.requested:
+        sys.stdout.flush()
+        _end(SIGNALLED + _interrupts.requested, "stopped: run the same command again to go on")
 
 
 @contextlib.contextmanager

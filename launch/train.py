@@ -25,7 +25,7 @@ import sys
 from absl import flags
 
 from launch import config_flags
-from launch.app import launch_app, loading, read_from_flags
+from launch.app import launch_app, loading, read_from_flags, stopping
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if it does not exist.", required=True)
@@ -38,7 +38,8 @@ def main() -> None:
     with loading():
         from sine_jax import run as runs
 
-    runs.train(DATA.value, WORKDIR.value, config=config, command=sys.argv)
+    with stopping() as stop:
+        runs.train(DATA.value, WORKDIR.value, config=config, command=sys.argv, stop=stop)
     print(f"wrote {WORKDIR.value}")
 
 

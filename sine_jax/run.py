@@ -64,7 +64,9 @@ class Restored(NamedTuple):
         return _build(config, self.about.data)
 
 
-def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()) -> Position:
+def train(
+    data: str, folder: str, *, config: Config, command: Sequence[str] = (), stop: training.Stop = lambda: False
+) -> Position:
     """Trains until the last epoch or until early stopping; the same call again continues where it stopped.
 
     The state before the first epoch is validated and saved too: where training only harms, it is the best one.
@@ -74,6 +76,7 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
       folder: the workdir.
       config: the choices.
       command: what the user typed, for the record.
+      stop: is asked between steps; once it says yes, the state is saved, and the same call again goes on from there.
 
     Returns:
       The position of the run.
@@ -86,11 +89,17 @@ def train(data: str, folder: str, *, config: Config, command: Sequence[str] = ()
     identity = identify(dataset)
     setup = set_up(dataset, config=config)
     with workdir.opened(folder) as path:
-        return _train(path, setup, identity, config=config, command=command)
+        return _train(path, setup, identity, config=config, command=command, stop=stop)
 
 
 def _train(
-    path: Path, setup: Setup, identity: Mapping[str, Any], *, config: Config, command: Sequence[str]
+    path: Path,
+    setup: Setup,
+    identity: Mapping[str, Any],
+    *,
+    config: Config,
+    command: Sequence[str],
+    stop: training.Stop,
 ) -> Position:
     """Trains in a workdir that no other process writes to."""
     workdir.claim(path, identity, config=config, command=command)
@@ -101,8 +110,11 @@ def _train(
     total = config.train.epochs * setup.steps_per_epoch
     with files.full_disk_told(path), contextlib.closing(store.manager), contextlib.closing(metrics):
         with progress.display(done=at.step, total=total) as display:
+            saved = at.step
 
             def save() -> None:
+                nonlocal saved
+                saved = at.step
                 metrics.flush()  # first: a checkpoint must never be ahead of the records
                 about = About(at, dataclasses.asdict(config), dict(identity), workdir.versions())
                 checkpoints.save(store, state.params, (state.step, state.opt_state), about)
@@ -113,7 +125,13 @@ def _train(
             else:
                 display.say(f"resuming at step {at.step}, after epoch {at.epoch}")
             while at.epoch < config.train.epochs and not stopped(at, config=config):
-                state, at = _epoch(setup, config, state, at, metrics, display)
+                before = at
+                state, at = _epoch(setup, config, state, at, metrics, display, stop=stop)
+                if at.epoch == before.epoch:  # it was to stop
+                    if at.step > saved:
+                        save()
+                    display.say(f"stopped at step {at.step}, after epoch {at.epoch}; its state is saved")
+                    return at
                 if _is_due(at, config):
                     save()
             display.say(_summary(at, config))
@@ -423,9 +441,16 @@ def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Position]:
 
 
 def _epoch(
-    setup: Setup, config: Config, state: TrainState, at: Position, metrics: workdir.Metrics, display: progress.Display
+    setup: Setup,
+    config: Config,
+    state: TrainState,
+    at: Position,
+    metrics: workdir.Metrics,
+    display: progress.Display,
+    *,
+    stop: training.Stop,
 ) -> tuple[TrainState, Position]:
-    """Trains an epoch, and validates after it if that is due."""
+    """Trains an epoch, or what is left of it, and validates after it if that is due; it may stop at any step."""
     step, begin = at.step, time.monotonic()
 
     def receive(report: Report) -> None:
@@ -438,7 +463,10 @@ def _epoch(
         terms = {name: float(np.mean(v)) for name, v in report.items() if not name.endswith("_norm")}
         display.advance(count, round(setup.users * count / setup.steps_per_epoch), terms)
 
-    state = setup.run_epoch(state, at.epoch, receive)
+    done = at.step - at.epoch * setup.steps_per_epoch
+    state = setup.run_epoch(state, at.epoch, receive, begin=done, stop=stop)
+    if step < (at.epoch + 1) * setup.steps_per_epoch:
+        return state, dataclasses.replace(at, step=step)
     at = dataclasses.replace(at, step=step, epoch=at.epoch + 1)
     if at.epoch % config.train.eval_every and at.epoch < config.train.epochs:
         return state, at

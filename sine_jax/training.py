@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,24 @@ from sine_jax.types import Array, Params, TrainBatch
 
 Report = dict[str, Any]  # [] per step, or [steps]: the loss, its terms, and norms
 Receive = Callable[[Report], None]
-RunEpoch = Callable[["TrainState", int, Receive], "TrainState"]
+Stop = Callable[[], bool]
+
+
+class RunEpoch(Protocol):
+    """Trains an epoch, from one of its steps on, until its end or until it is to stop."""
+
+    def __call__(
+        self, state: TrainState, epoch: int, receive: Receive, *, begin: int = 0, stop: Stop = lambda: False
+    ) -> TrainState:
+        """The state after the epoch's steps from `begin` on.
+
+        Args:
+          state: before.
+          epoch: its number, from 0.
+          receive: is given the reports of the steps that were done, in order.
+          begin: how many of the epoch's steps are done already.
+          stop: is asked before each dispatch; once it says yes, no further step is done.
+        """
 
 
 class Diverged(ValueError):
@@ -98,7 +116,7 @@ def resident_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
     the host and the device.
 
     Returns:
-      A function of the state, the epoch and a receiver of reports (each value [steps]); it returns the new state.
+      A function that trains an epoch; each value of its reports is [steps].
     """
     config, num_steps = feed.config, feed.strata.num_steps
     dispatches = -(-num_steps // config.train.steps_per_call)
@@ -106,16 +124,21 @@ def resident_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
     dispatch = parallel.update(_resident_steps(feed._replace(source=None), length, model=model, optimizer=optimizer))
     resident = parallel.replicate(feed.source)
 
-    def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
+    def calls(epoch: int, begin: int) -> Iterator[tuple[int, Any, Any]]:
         batches = pipeline.order(feed, epoch, multiple=parallel.device_count())
         by_row = tuple(np.ascontiguousarray(batch.swapaxes(0, 1)) for batch in batches)
         placed = parallel.place_rows(parallel.process_rows(by_row))
         drawn, seed = np.int32(pipeline.negatives_epoch(epoch, config=config)), np.uint32(config.train.seed)
-        for begin in range(0, num_steps, length):
-            count = min(length, num_steps - begin)
-            yield count, (resident, *parallel.replicate((drawn, seed, np.int32(begin), np.int32(count)))), placed
+        for first in range(begin, num_steps, length):
+            count = min(length, num_steps - first)
+            yield count, (resident, *parallel.replicate((drawn, seed, np.int32(first), np.int32(count)))), placed
 
-    return lambda state, epoch, receive: _run_calls(dispatch, state, calls(epoch), receive)
+    def run_epoch(
+        state: TrainState, epoch: int, receive: Receive, *, begin: int = 0, stop: Stop = lambda: False
+    ) -> TrainState:
+        return _run_calls(dispatch, state, calls(epoch, begin), receive, stop)
+
+    return run_epoch
 
 
 def _resident_steps(
@@ -148,7 +171,7 @@ def streamed_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
     The batches are those of `resident_epoch`, and so is the result.
 
     Returns:
-      A function of the state, the epoch and a receiver of reports (each value [1]); it returns the new state.
+      A function that trains an epoch; each value of its reports is [1].
     """
     config = feed.config
 
@@ -160,14 +183,17 @@ def streamed_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
 
     dispatch = parallel.update(run)
 
-    def calls(epoch: int) -> Iterator[tuple[int, Any, Any]]:
-        for users in zip(*pipeline.order(feed, epoch, multiple=parallel.device_count()), strict=True):
+    def calls(epoch: int, begin: int) -> Iterator[tuple[int, Any, Any]]:
+        steps = zip(*pipeline.order(feed, epoch, multiple=parallel.device_count()), strict=True)
+        for users in itertools.islice(steps, begin, None):
             rows = parallel.process_rows(users)
             batches = pipeline.host_batches(feed, rows, epoch, devices=parallel.local_device_count())
             yield 1, np.uint32(config.train.seed), parallel.shard(batches)
 
-    def run_epoch(state: TrainState, epoch: int, receive: Receive) -> TrainState:
-        return _run_calls(dispatch, state, pipeline.prefetch(calls(epoch), size=2), receive)
+    def run_epoch(
+        state: TrainState, epoch: int, receive: Receive, *, begin: int = 0, stop: Stop = lambda: False
+    ) -> TrainState:
+        return _run_calls(dispatch, state, pipeline.prefetch(calls(epoch, begin), size=2), receive, stop)
 
     return run_epoch
 
@@ -175,10 +201,12 @@ def streamed_epoch(feed: Feed, *, model: Model, optimizer: optax.GradientTransfo
 EPOCHS = {"resident": resident_epoch, "streamed": streamed_epoch}  # by `train.pipeline`
 
 
-def _run_calls(dispatch: Callable, state: TrainState, calls: Iterator, receive: Receive) -> TrainState:
+def _run_calls(dispatch: Callable, state: TrainState, calls: Iterator, receive: Receive, stop: Stop) -> TrainState:
     """Runs dispatches, and reads the report of each while the next one runs, so the device never waits."""
     pending = None
     for count, shared, rows in calls:
+        if stop():
+            break
         state, report = dispatch(state, shared, rows)
         if pending is not None:
             receive(_on_host(*pending))

@@ -25,6 +25,14 @@ from sine_jax import files, parallel
 from sine_jax.config import Config
 
 CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
+# Options that may change when a run goes on: how long it trains, and what results do not depend on.
+MAY_CHANGE = (
+    "train.epochs",
+    "train.patience",
+    "train.checkpoint_every",
+    "train.steps_per_call",
+    "train.pipeline",
+)
 _CONFIG, _ENVIRONMENT, _METRICS = "config.json", "environment.json", "metrics.jsonl"
 _LOCK = ".lock"
 _PACKAGES = ("sine_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -77,7 +85,9 @@ def claim(folder: Path, data: Mapping[str, Any], *, config: Config, command: Seq
     if (folder / _CONFIG).exists() and any((folder / CHECKPOINTS).glob("*")):  # otherwise there is nothing to lose
         before = read_environment(folder)
         changes = {
-            name: (str(old), str(new)) for name, (old, new) in configs.differences(read_config(folder), config).items()
+            name: (str(old), str(new))
+            for name, (old, new) in configs.differences(read_config(folder), config).items()
+            if name not in MAY_CHANGE or (name == "train.epochs" and config.optimizer.schedule == "cosine")
         }
         for name in ("fingerprint", "vocabulary"):
             if before["data"][name] != data[name]:

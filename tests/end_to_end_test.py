@@ -58,25 +58,28 @@ runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
 """
 
 
-def test_a_training_that_ctrl_c_stopped_goes_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_that_a_signal_stopped_is_saved_and_goes_on(tmp_path, number):
     data, workdir = tmp_path / "data", tmp_path / "run"
     launch("prepare", "--source=synthetic", "--users=80", "--items=60", "--exposures=15", f"--out={data}")
     flags = [f"--data={data}", f"--workdir={workdir}", *SMALL[:-1], "--train.patience=0"]
+    flags += ["--train.checkpoint_every=100000"]  # so that what is saved is saved because of the signal
     command = [sys.executable, "-c", FOREGROUND, *flags, "--train.epochs=100000"]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        lines = []
-        for line in run.stderr:
-            lines.append(line)
-            if line.startswith("epoch 3"):
-                run.send_signal(signal.SIGINT)
-        assert run.wait(100) == 130
-    assert lines[0].endswith(": loading JAX and the library\n")
-    assert lines[-1].endswith(": interrupted: complete checkpoints are kept; run the same command again to go on\n"), (
-        lines[-5:]
-    )
-    assert "Traceback" not in "".join(lines)
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        for line in run.stderr:
-            if line.startswith("resuming at step"):
-                run.send_signal(signal.SIGINT)
-        assert run.wait(100) == 130
+    steps = []
+    for begun in ("epoch 3", "resuming at step"):
+        with subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as run:
+            lines = []
+            for line in run.stderr:
+                lines.append(line)
+                if line.startswith(begun):
+                    run.send_signal(number)
+            assert run.wait(100) == 128 + number
+        assert lines[0].endswith(": loading JAX and the library\n")
+        assert lines[-1].endswith(": stopped: run the same command again to go on\n")
+        (told,) = [line for line in lines if line.startswith("stopped at step")]
+        steps.append(int(told.split()[3].rstrip(",")))
+        assert (workdir / "checkpoints" / str(steps[-1])).is_dir()
+        assert "Traceback" not in "".join(lines)
+    assert 0 < steps[0] <= steps[1] and f"resuming at step {steps[0]}," in "".join(lines)

@@ -112,6 +112,35 @@ def test_a_finished_run_is_not_trained_further(data, whole):
     assert records(folder) == before
 
 
+@pytest.mark.parametrize("which", ["resident", "streamed"])
+@pytest.mark.parametrize("after", [1, 2, 5])
+def test_a_run_that_is_stopped_within_an_epoch_goes_on_to_the_very_state(data, whole, tmp_path, which, after):
+    """An epoch has three steps here; a stop is asked before each dispatch of one step."""
+    folder, at = whole
+    asked = iter(range(100))
+    config = configured(train__pipeline=which, train__steps_per_call=1)
+    stopped = run.train(data, str(tmp_path), config=config, stop=lambda: next(asked) >= after)
+    assert stopped.step == after < at.step
+    assert run.restore(str(tmp_path), checkpoint="latest").about.progress == stopped
+    assert run.train(data, str(tmp_path), config=config) == at
+    assert records(tmp_path) == records(folder)
+    one, other = (run.restore(str(f), checkpoint="latest").params for f in (folder, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_more_epochs_on_a_finished_run_go_on(data, whole, tmp_path):
+    folder, at = whole
+    first = run.train(data, str(tmp_path), config=configured(train__epochs=2))
+    assert first.epoch == 2
+    assert run.train(data, str(tmp_path), config=configured(train__patience=1)) == at
+    assert records(tmp_path) == records(folder)
+    assert workdir.read_config(tmp_path).train.patience == 1
+    cosine = {"optimizer__schedule": "cosine"}
+    run.train(data, str(tmp_path / "cosine"), config=configured(train__epochs=1, **cosine))
+    with pytest.raises(ValueError, match="holds another run: train.epochs was 1, now 2"):
+        run.train(data, str(tmp_path / "cosine"), config=configured(train__epochs=2, **cosine))
+
+
 def test_where_training_only_harms_the_best_checkpoint_is_what_it_began_from(data, tmp_path, monkeypatch):
     monkeypatch.setattr(run.ranking, "means", lambda users: {"gauc": 0.9 - float(next(worse))})
     worse = iter(range(100))
