@@ -21,6 +21,8 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from sine_jax.plain import printable
+
 SUCCESS, REFUSED, USAGE, SIGNALLED, INTERRUPTED, CLOSED = 0, 1, 2, 128, 130, 141
 GRACE = 2.0  # seconds after Ctrl-C in which a launch may clean up
 
@@ -237,7 +239,7 @@ def _parsed(argv: Sequence[str]) -> list[str]:
 def _end(code: int, line: str) -> NoReturn:
     """Ends the process with one line on the standard error."""
     with contextlib.suppress(OSError):
-        say(f"{_program()}: {line}")
+        say(f"{_program()}: {printable(line, 10_000)}")
     sys.exit(code)
 
 

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
         report.read_run(name, metric=METRIC.value, split=SPLIT.value, protocol=PROTOCOL.value) for name in arguments
     ]
     found = comparison.compare(runs, metric=METRIC.value)
-    console = Console()
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
         console.width = max(console.width, report.WIDTH)
     console.print(table(found))

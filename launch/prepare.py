@@ -57,6 +57,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from launch.app import UsageError, launch_app, loading, read_from_flags
+from sine_jax.plain import printable
 
 if TYPE_CHECKING:
     from sine_jax.data import sources, synthetic
@@ -287,7 +288,7 @@ def summary(info: DataInfo, out: str) -> str:
         rows.append(("equal rows", f"{info.equal_rows:,} that are kept; --drop_duplicates leaves them out"))
     rows += [("dropped", f"{count:,} {reason}") for reason, count in info.dropped.items()] or [("dropped", "nothing")]
     rows.append(("written to", out))
-    return "\n".join(f"{name:<12} {value}" for name, value in rows)
+    return "\n".join(f"{name:<12} {printable(value, 1000)}" for name, value in rows)
 
 
 def run() -> None:

@@ -21,7 +21,7 @@ from sine_jax import config as configs
 from sine_jax.batches import negatives, pipeline
 from sine_jax.checkpoints import About, Position
 from sine_jax.config import Config
-from sine_jax.data import cells, datasets, law, splits
+from sine_jax.data import datasets, law, splits
 from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
@@ -31,6 +31,7 @@ from sine_jax.evaluation.simple_scorers import Biases
 from sine_jax.layers import fused_attention
 from sine_jax.layers.forms import forms_for
 from sine_jax.model import Model, build_model
+from sine_jax.plain import printable
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params, Split
 
@@ -210,7 +211,7 @@ def _tell_exhausted(dataset: Dataset, split: Split) -> None:
     users = negatives.exhausted(dataset.log, split.train_end, dataset.info.num_items)
     if len(users):
         names = datasets.user_ids(dataset.path).gather(users[:3]).to_list()
-        shown = ", ".join(map(cells.printable, names)) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+        shown = ", ".join(map(printable, names)) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
         _LOGGER.warning("users who were shown every item draw negatives from all items: %s", shown)
 
 
@@ -258,8 +259,8 @@ def _refuse_strangers(folder: str, name: str, trusted: str) -> None:
     """Refuses a network of a module that was neither named nor imported by the user: importing it runs its code."""
     if "." in name and name != trusted and name not in sys.modules:
         raise ValueError(
-            f"{folder}: its network is the module {cells.printable(name)}, whose code would run; pass "
-            f"--trust_network={cells.printable(name)} if you trust it"
+            f"{folder}: its network is the module {printable(name)}, whose code would run; pass "
+            f"--trust_network={printable(name)} if you trust it"
         )
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import polars as pl
 
+from sine_jax.plain import printable
+
 NOTHING = r"(?i)^(|nan|none|null|<na>|\\n)$"  # what exporters write for a missing value
 YES, NO = ("1", "true", "t", "yes", "y"), ("0", "false", "f", "no", "n")
 MILLISECONDS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # in one unit
@@ -154,12 +156,6 @@ def examples(column: pl.Series, number: int = 3) -> str:
     """A few values of a column, for the summary."""
     found = column.drop_nulls().unique(maintain_order=True).head(number).to_list()
     return ", ".join(printable(each) for each in found)
-
-
-def printable(value: object, limit: int = 60) -> str:
-    """A value in a line: without control characters, and cut if it is long."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value)[: limit + 1])
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def _text(column: pl.Expr, found: str) -> pl.Expr:

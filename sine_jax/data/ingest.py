@@ -16,6 +16,7 @@ import polars as pl
 from sine_jax.data import cells, labels, rawfiles
 from sine_jax.data.cells import MILLISECONDS
 from sine_jax.data.rawfiles import ROW, Piece
+from sine_jax.plain import printable
 
 CANONICAL = {
     "user": pl.String,  # external id
@@ -333,7 +334,7 @@ def _complaint(piece: Piece, raw: pl.DataFrame, flags: pl.DataFrame, bad: pl.Ser
     which = flags.row(at).index(True)
     check, share = checks[which], float(flags[str(which)].mean())  # type: ignore[arg-type]
     row, value = raw[ROW][at], raw[check.column][at]
-    shown = "" if value is None else f"={cells.printable(repr(value))}"
+    shown = "" if value is None else f"={printable(repr(value))}"
     most = share > 0.5
     remedy = (check.of_most or _ANOTHER) if most else check.remedy
     rows = f" (and so are {share:.0%} of the rows)" if most and len(flags) > 1 else ""

@@ -20,6 +20,7 @@ from sine_jax import files, workdir
 from sine_jax.evaluation import bootstrap, metrics, protocols
 from sine_jax.evaluation.comparison import Measured
 from sine_jax.evaluation.ranking import Evaluation
+from sine_jax.plain import printable
 
 # In this order, as many as fit; `@` stands for the first cut-off. The metrics of skips are part of the gap.
 SHOWN = (
@@ -264,7 +265,7 @@ def table(summary: Mapping[str, Any], *, width: int) -> Table:
         result.add_column("the same\nredrawn", justify="right", no_wrap=True)
     for scorer, values in summary["scorers"].items():
         of_gain = _gain_cells(gains["scorers"][scorer]) if gains else ()
-        result.add_row(scorer, *(_cell(values[name]) for name in shown), *of_gain)
+        result.add_row(printable(scorer), *(_cell(values[name]) for name in shown), *of_gain)
     result.caption = f"± half of the {summary['interval']['level']:.0%} interval over users"
     if gains:
         result.caption += (
@@ -284,10 +285,10 @@ def segment_table(summary: Mapping[str, Any], name: str) -> Table:
     )
     result.add_column("scorer\nusers", no_wrap=True)
     for words, group in groups.items():
-        result.add_column(f"{words}\n{group['users']:,}", justify="right", no_wrap=True)
+        result.add_column(f"{printable(words)}\n{group['users']:,}", justify="right", no_wrap=True)
     for scorer in summary["scorers"]:
         values = [group["scorers"][scorer][metric] for group in groups.values()]
-        result.add_row(scorer, *("-" if value is None else f"{value:.4f}" for value in values))
+        result.add_row(printable(scorer), *("-" if value is None else f"{value:.4f}" for value in values))
     if len(groups) < len(every):
         result.caption = f"the largest {GROUPS} of {len(every)} groups"
     return result
@@ -295,7 +296,7 @@ def segment_table(summary: Mapping[str, Any], name: str) -> Table:
 
 def show(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Prints the table, and one for each segment; without a terminal its width is not limited."""
-    console = console or Console()
+    console = console or Console(markup=False, emoji=False)  # names of others are no markup
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     console.print(table(summary, width=console.width))

@@ -26,6 +26,7 @@ from sine_jax.config import Config
 from sine_jax.data import datasets
 from sine_jax.evaluation import protocols, report
 from sine_jax.experiments.suites import SEARCH, Method
+from sine_jax.plain import in_markdown
 
 METRICS = ("auc", "gauc", "ndcg", "ndcg@2", "mrr")
 _TEST = f"test_{protocols.EXPOSED.name}.json"
@@ -218,7 +219,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| method | seeds | " + " | ".join(METRICS) + " |", "|---|---|" + "---|" * len(METRICS)]
     for row in rows:
         cells = [_cell(row.values[metric]) for metric in METRICS]
-        lines.append(f"| {row.name} | {len(row.values[METRICS[0]])} | " + " | ".join(cells) + " |")
+        lines.append(f"| {in_markdown(row.name)} | {len(row.values[METRICS[0]])} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
