@@ -14,7 +14,7 @@ COMMON = model.max_len=60,train.epochs=20,train.patience=5,train.num_widths=2,tr
 SEEDS ?= 1,2,3
 comma = ,
 
-.PHONY: train results tables skips law-1 law-2 law-3 law-4 by-prefix speed test lint clean
+.PHONY: train results tables skips law-1 law-2 law-3 law-4 by-prefix speed test fuzz lint clean
 .DELETE_ON_ERROR:
 
 train: $(READY)
@@ -89,6 +89,11 @@ train results tables speed: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Logs made up at random, more than `make test` tries, and other ones each time.
+FUZZ_EXAMPLES ?= 5000
+fuzz: $(READY)
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
