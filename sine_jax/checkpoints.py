@@ -36,9 +36,10 @@ class Position:
 
     step: int  # batches done
     epoch: int  # passes over the users done; the next pass begins at its first batch
-    best: float | None = None  # highest validation metric
-    best_step: int | None = None  # the step that reached it
-    since_gain: int = 0  # validations since that step
+    best: float | None = None  # validation metric of the best state
+    best_step: int | None = None  # its step
+    highest: float | None = None  # highest validation metric
+    since_gain: int = 0  # validations since that one
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from sine_jax.data.datasets import Dataset
 from sine_jax.data.splits import Splits
 from sine_jax.evaluation import protocols, ranking, scorers, simple_scorers
 from sine_jax.evaluation import segments as groups
+from sine_jax.evaluation.protocols import Values
 from sine_jax.evaluation.ranking import Evaluation
 from sine_jax.evaluation.simple_scorers import Biases
 from sine_jax.layers import fused_attention
@@ -35,6 +36,7 @@ from sine_jax.plain import printable
 from sine_jax.training import Report, TrainState
 from sine_jax.types import Params, Split
 
+SURE = 1.96  # standard errors
 BESIDE_BIASES = 0.1  # factor on the first item embeddings where item biases are counted
 
 _LOGGER = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Setup(NamedTuple):
     """What a run needs and does not change."""
 
     run_epoch: training.RunEpoch
-    validate: Callable[[Params], dict[str, float]]
+    validate: Callable[[Params], Values]
     initial: Callable[[], TrainState]
     blank: Callable[[], TrainState]  # the same shapes, without reading the log
     steps_per_epoch: int
@@ -120,14 +122,15 @@ def _train(
                 about = About(at, dataclasses.asdict(config), dict(identity), workdir.versions())
                 checkpoints.save(store, state.params, (state.step, state.opt_state), about)
 
+            untrained = _untrained(setup, state, at, config=config)
             if at.best is None and at.epoch == 0:
-                at = _validated(setup, config, state, at, metrics, display)
+                at = _validated(setup, config, state, at, metrics, display, untrained)
                 save()
             else:
                 display.say(f"resuming at step {at.step}, after epoch {at.epoch}")
             while at.epoch < config.train.epochs and not stopped(at, config=config):
                 before = at
-                state, at = _epoch(setup, config, state, at, metrics, display, stop=stop)
+                state, at = _epoch(setup, config, state, at, metrics, display, untrained, stop=stop)
                 if at.epoch == before.epoch:  # it was to stop
                     if at.step > saved:
                         save()
@@ -181,7 +184,7 @@ def set_up(dataset: Dataset, *, config: Config) -> Setup:
 
     return Setup(
         run_epoch=epochs[config.train.pipeline](feed, model=model, optimizer=tx),
-        validate=lambda params: ranking.means(measured(params)),
+        validate=measured,
         initial=initial,
         blank=lambda: training.init_state(drawn(), tx),
         steps_per_epoch=feed.strata.num_steps,
@@ -424,11 +427,38 @@ def stopped(at: Position, *, config: Config) -> bool:
     return 0 < config.train.patience <= at.since_gain
 
 
-def validated(at: Position, value: float) -> Position:
-    """The position after one more validation; an improvement sets `since_gain` to 0."""
-    if at.best is None or value > at.best:
-        return dataclasses.replace(at, best=value, best_step=at.step, since_gain=0)
-    return dataclasses.replace(at, since_gain=at.since_gain + 1)
+def validated(at: Position, value: float, *, sure: bool = True) -> Position:
+    """The position after one more validation; the highest value so far sets `since_gain` to 0.
+
+    Args:
+      at: before.
+      value: of `train.metric`.
+      sure: whether the state is surely better than the untrained one, if that ranks by what was counted. Until one is,
+        the untrained state is the best: on a log that teaches no more, training would only add noise.
+    """
+    if at.highest is None or value > at.highest:
+        at = dataclasses.replace(at, highest=value, since_gain=0)
+    else:
+        at = dataclasses.replace(at, since_gain=at.since_gain + 1)
+    if at.best is None or (value > at.best and (sure or at.best_step != 0)):
+        return dataclasses.replace(at, best=value, best_step=at.step)
+    return at
+
+
+def surely_ahead(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the mean over users of the first is above that of the second, at the 95 % level, paired."""
+    differences = (values - others)[~np.isnan(values - others)]
+    if len(differences) < 2:
+        return False
+    return bool(differences.mean() > SURE * differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def _untrained(setup: Setup, state: TrainState, at: Position, *, config: Config) -> np.ndarray | None:
+    """The metric of each user by the untrained state, if that is the best so far and ranks by what was counted."""
+    if at.best_step or config.model.item_bias_init != "counted":
+        return None
+    params = state.params if at.step == 0 else parallel.replicate(setup.initial().params)
+    return setup.validate(params)[config.train.metric]
 
 
 def _resumed(folder: Path, setup: Setup) -> tuple[TrainState, Position]:
@@ -448,6 +478,7 @@ def _epoch(
     at: Position,
     metrics: workdir.Metrics,
     display: progress.Display,
+    untrained: np.ndarray | None,
     *,
     stop: training.Stop,
 ) -> tuple[TrainState, Position]:
@@ -471,7 +502,8 @@ def _epoch(
     at = dataclasses.replace(at, step=step, epoch=at.epoch + 1)
     if at.epoch % config.train.eval_every and at.epoch < config.train.epochs:
         return state, at
-    return state, _validated(setup, config, state, at, metrics, display, seconds=time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    return state, _validated(setup, config, state, at, metrics, display, untrained, seconds=seconds)
 
 
 def _validated(
@@ -481,23 +513,27 @@ def _validated(
     at: Position,
     metrics: workdir.Metrics,
     display: progress.Display,
+    untrained: np.ndarray | None,
     *,
     seconds: float | None = None,
 ) -> Position:
     """Validates, and records it with the seconds of the epoch before; None: no epoch was trained yet."""
-    found = {f"valid/{name}": value for name, value in setup.validate(state.params).items() if math.isfinite(value)}
+    values = setup.validate(state.params)
+    found = {f"valid/{name}": value for name, value in ranking.means(values).items() if math.isfinite(value)}
     name = f"valid/{config.train.metric}"
     if name not in found:
         raise ValueError(
             f"train.metric={config.train.metric}: it is not defined for any validation user; choose another"
         )
-    at = validated(at, found[name])
+    sure = untrained is None or surely_ahead(values[config.train.metric], untrained)
+    at = validated(at, found[name], sure=sure)
     if seconds is None:
         metrics.write(at.step, found)
         display.say(f"untrained  {name} {found[name]:.4f}")
         return at
     metrics.write(at.step, {"epoch": at.epoch - 1, **found, "seconds": seconds})
-    best = "best so far" if at.since_gain == 0 else f"{at.since_gain} without a gain"
+    best = f"{at.since_gain} without a gain" if at.since_gain else "not surely better than untrained"
+    best = "best so far" if at.best_step == at.step else best
     display.say(f"epoch {at.epoch}  {name} {found[name]:.4f}  ({best})  {seconds:.1f} s")
     return at
 

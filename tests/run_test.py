@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import os
@@ -274,6 +275,25 @@ def test_a_workdir_that_another_process_writes_to_or_that_has_links_is_refused(d
 def test_a_folder_without_a_run_says_to_train_first(tmp_path):
     with pytest.raises(ValueError, match="train first"):
         run.restore(str(tmp_path), checkpoint="best")
+
+
+def test_until_a_state_is_surely_better_the_untrained_one_is_the_best():
+    at, seen = Position(0, 0), []
+    for step, (value, sure) in enumerate([(0.5, True), (0.52, False), (0.51, True), (0.53, False), (0.4, True)]):
+        at = run.validated(dataclasses.replace(at, step=step), value, sure=sure)
+        seen.append((at.best, at.best_step, at.highest, at.since_gain))
+    assert seen == [(0.5, 0, 0.5, 0), (0.5, 0, 0.52, 0), (0.51, 2, 0.52, 1), (0.53, 3, 0.53, 0), (0.53, 3, 0.53, 1)]
+
+
+def test_a_lead_is_sure_beyond_its_interval_over_users():
+    rng = np.random.default_rng(0)
+    base = np.append(rng.random(400), np.nan)
+    noise = np.append(rng.normal(0, 0.1, 400), 0.3)
+    noise -= np.mean(noise[:-1])
+    error = noise[:-1].std(ddof=1) / 20
+    assert run.surely_ahead(base + noise + 2.0 * error, base)
+    assert not run.surely_ahead(base + noise + 1.9 * error, base)
+    assert not run.surely_ahead(np.array([1.0, np.nan]), np.array([0.0, 0.0]))
 
 
 def test_patience_counts_validations_since_the_last_gain():
