@@ -32,6 +32,7 @@ _MOMENT = (
     r"\s?(Z|z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)?)?$"
 )
 _LOST = r"^[+-]?\d(?:\.(\d*))?[eE]\+?(\d+)$"
+_MOST_DAYS = 9_999 * 365  # of dates and durations; polars cannot show those far beyond
 _EXACT: dict[type[pl.DataType], float] = {
     pl.Float32: 2.0**24,
     pl.Float64: 2.0**53,
@@ -88,10 +89,22 @@ def check_type(path: Path, name: str, column: pl.Series, use: str) -> None:
                 f"{path}: {name} has the type {column.dtype}, which cannot hold these {use}: above {limit:,.0f} its "
                 "neighbours are more than 1 apart; write the column as integers or as text"
             )
+    if found in ("dates", "dates with times", "durations"):
+        unit = (
+            1 if found == "dates" else {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}[_unit(column)]
+        )
+        days = column.to_physical().cast(pl.Float64).abs().max() or 0.0
+        if isinstance(days, float) and days / unit > _MOST_DAYS:
+            raise ValueError(f"{path}: {name} holds times that are more than 9,999 years away; write other {use}")
     if found.startswith("16 bytes"):
         lengths = column.bin.size().unique().drop_nulls().to_list()
         if lengths not in ([], [16]):
             raise ValueError(f"{path}: {name} has bytes that are no UUID (not 16 of them); write the column as text")
+
+
+def _unit(column: pl.Series) -> str:
+    unit: str = column.dtype.time_unit  # type: ignore[attr-defined]
+    return unit
 
 
 def read(name: str, dtype: pl.DataType, use: str, *, unit: float = 1.0, decimal: str = ".") -> Value:

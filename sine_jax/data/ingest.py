@@ -151,33 +151,40 @@ def canonical(
       ValueError: a column has a type that is not read, or a row is bad; the message has file, row and remedy.
     """
     for piece in pieces:
-        raw = _unlisted(piece, roles, rule)
-        read = _read(piece, raw, roles, units, rule)
-        frame = raw.select(*_values(raw, read, roles), ROW)
-        dropped = dict(piece.dropped)
-        for role in ("user", "item"):
-            absent = frame[f"{role} absent"]
-            if absent.any():
-                reason = f"{getattr(roles, role)} is missing"
-                dropped[reason] = dropped.get(reason, 0) + int(absent.sum())
-                raw, frame = raw.filter(~absent), frame.filter(~absent)
-        checks = _checks(frame, roles, units, rule)
-        flags = frame.select(check.bad.fill_null(False).alias(str(i)) for i, check in enumerate(checks))
-        bad = flags.select(pl.any_horizontal(pl.all())).to_series()
-        if bad.any():
-            if "invalid" not in drop:
-                raise ValueError(_complaint(piece, raw, flags, bad, checks))
-            first = pl.coalesce(pl.when(pl.col(str(i))).then(i) for i in range(len(checks)))
-            for i, count in flags.select(first.alias("check")).to_series().drop_nulls().value_counts().iter_rows():
-                reason = f"{checks[i].column} {checks[i].reason}"
-                dropped[reason] = dropped.get(reason, 0) + count
-            frame = frame.filter(~bad)
-        missing = {
-            getattr(roles, role): int(frame[f"{role} absent"].sum()) for role in read if role not in roles.contexts
-        }
-        missing |= {name: frame[CONTEXT + name].null_count() for name in roles.contexts}
-        told = {**piece.read_as, **_told(raw, read, roles, units)}
-        yield Piece(piece.path, _finished(frame, rule), dropped, {n: k for n, k in missing.items() if k}, told)
+        try:
+            yield _canonical(piece, roles, units, rule, drop=drop)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            reason = printable(str(error).splitlines()[0], 200)
+            raise ValueError(f"{piece.path}: its columns cannot be read ({reason}); write them as text") from error
+
+
+def _canonical(piece: Piece, roles: Roles, units: Units, rule: labels.Rule, *, drop: Sequence[str]) -> Piece:
+    """One piece made canonical."""
+    raw = _unlisted(piece, roles, rule)
+    read = _read(piece, raw, roles, units, rule)
+    frame = raw.select(*_values(raw, read, roles), ROW)
+    dropped = dict(piece.dropped)
+    for role in ("user", "item"):
+        absent = frame[f"{role} absent"]
+        if absent.any():
+            reason = f"{getattr(roles, role)} is missing"
+            dropped[reason] = dropped.get(reason, 0) + int(absent.sum())
+            raw, frame = raw.filter(~absent), frame.filter(~absent)
+    checks = _checks(frame, roles, units, rule)
+    flags = frame.select(check.bad.fill_null(False).alias(str(i)) for i, check in enumerate(checks))
+    bad = flags.select(pl.any_horizontal(pl.all())).to_series()
+    if bad.any():
+        if "invalid" not in drop:
+            raise ValueError(_complaint(piece, raw, flags, bad, checks))
+        first = pl.coalesce(pl.when(pl.col(str(i))).then(i) for i in range(len(checks)))
+        for i, count in flags.select(first.alias("check")).to_series().drop_nulls().value_counts().iter_rows():
+            reason = f"{checks[i].column} {checks[i].reason}"
+            dropped[reason] = dropped.get(reason, 0) + count
+        frame = frame.filter(~bad)
+    missing = {getattr(roles, role): int(frame[f"{role} absent"].sum()) for role in read if role not in roles.contexts}
+    missing |= {name: frame[CONTEXT + name].null_count() for name in roles.contexts}
+    told = {**piece.read_as, **_told(raw, read, roles, units)}
+    return Piece(piece.path, _finished(frame, rule), dropped, {n: k for n, k in missing.items() if k}, told)
 
 
 def _unlisted(piece: Piece, roles: Roles, rule: labels.Rule) -> pl.DataFrame:

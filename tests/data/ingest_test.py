@@ -19,9 +19,9 @@ MILLISECONDS = Units()
 GOOD = {"u": "a", "v": "7", "t": str(NOW), "w": "1", "p": "900", "d": "1000"}
 
 
-def canonical(rows, roles=ROLES, *, label="column", units=MILLISECONDS, drop=(), schema=None):
+def canonical(rows, roles=ROLES, *, label="column", units=MILLISECONDS, drop=()):
     """Raw rows made canonical, and what was dropped."""
-    frame = pl.DataFrame(rows, schema=schema).with_row_index(ROW, offset=2)
+    frame = (rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows)).with_row_index(ROW, offset=2)
     rule = labels.parse(label)
     (piece,) = ingest.canonical(iter([Piece(Path("log.csv"), frame, {})]), roles, units, rule, drop=drop)
     assert piece.frame.schema == CANONICAL
@@ -211,7 +211,7 @@ def test_a_decimal_comma_is_read_where_it_is_said():
 )
 def test_ids_have_one_form(values, ids):
     frame = pl.DataFrame([GOOD] * len(ids)).with_columns(v=pl.Series(values))
-    found, _ = canonical(frame.to_dicts(), schema=frame.schema)
+    found, _ = canonical(frame)
     assert found["item"].to_list() == ids
 
 
@@ -231,6 +231,9 @@ NOON = datetime.datetime(2022, 4, 15, 12, tzinfo=datetime.UTC)
         ("t", pl.Series([datetime.time(3)]), "t has the type Time; write times as"),
         ("w", pl.Series([datetime.date(2022, 1, 1)]), "w has the type Date; write yes or no as"),
         ("p", pl.Series([NOON]), "p has the type Datetime.*; write numbers as"),
+        ("t", pl.Series([2**62]).cast(pl.Datetime("ms")), "t holds times that are more than 9,999 years away; write"),
+        ("t", pl.Series([-(2**30)], dtype=pl.Int32).cast(pl.Date), "t holds times that are more than 9,999 years away"),
+        ("p", pl.Series([2**62]).cast(pl.Duration("us")), "p holds times that are more than 9,999 years away"),
         ("t", pl.Series([NOON]).dt.convert_time_zone("Asia/Tokyo"), NOON.timestamp() * 1000),
         ("t", pl.Series([NOON]).dt.cast_time_unit("ns"), NOON.timestamp() * 1000),
         ("t", pl.Series([NOON.date()]), (NOON.timestamp() - 12 * 3600) * 1000),
@@ -246,9 +249,9 @@ def test_each_role_reads_its_types_and_refuses_others(role, values, outcome):
     frame = pl.DataFrame([GOOD]).with_columns(values.alias(role))
     if isinstance(outcome, str):
         with pytest.raises(ValueError, match=outcome):
-            canonical(frame.to_dicts(), schema=frame.schema)
+            canonical(frame)
         return
-    found, _ = canonical(frame.to_dicts(), schema=frame.schema)
+    found, _ = canonical(frame)
     assert found[{"t": "time", "p": "play", "w": "feedback"}[role]].to_list() == [outcome]
 
 
