@@ -23,7 +23,8 @@ TYPES: dict[str, tuple[str, ...]] = {  # what is read as ids, times, ...; a colu
     "ids": (*_NUMBERS, "16 bytes (a UUID)"),
     "times": (*_NUMBERS, "dates", "dates with times", "durations"),
     "places": (*_NUMBERS, "dates", "dates with times"),
-    "numbers": (*_NUMBERS, "durations"),
+    "lengths": (*_NUMBERS, "durations"),
+    "values": _NUMBERS,
     "yes or no": (*_NUMBERS, "booleans"),
     "categories": (*_NUMBERS, "booleans", "dates"),
 }
@@ -39,12 +40,19 @@ _EXACT: dict[type[pl.DataType], float] = {
 }  # above it the neighbours of a float are more than 1 apart
 
 
+_ROUNDED = ("times", "lengths")  # to milliseconds
+
+# Cells that mean themselves, so that nothing else has to be asked of their column: most columns have no other cells.
+_SIMPLE_ID, _SIMPLE_NUMBER = r"^[0-9A-Za-z_-]*[0-9_-]$", r"^-?\d{1,18}(\.\d+)?$"
+
+
 class Value(NamedTuple):
     """A column in a role, as expressions."""
 
     value: pl.Expr  # text for ids and categories, Float64 for the rest; null if the cell has none, or a bad one
     absent: pl.Expr  # whether the cell has no value
     plain: pl.Expr  # whether it is a time as text or by type, which has no unit
+    text: pl.Expr  # the cell as text without blanks around it, for patterns; null if it is no text, or a plain number
     kind: str  # of the type
 
 
@@ -107,50 +115,56 @@ def _unit(column: pl.Series) -> str:
     return unit
 
 
-def read(name: str, dtype: pl.DataType, use: str, *, unit: float = 1.0, decimal: str = ".") -> Value:
+def read(column: pl.Series, use: str, *, unit: float = 1.0, decimal: str = ".") -> Value:
     """A column that `check_type` lets through, as values.
 
     Args:
-      name: of the column.
-      dtype: its type.
+      column: its values, which are looked at to leave out what they do not need.
       use: one of TYPES.
-      unit: milliseconds of one unit, for times and numbers.
+      unit: milliseconds of one unit, for times and lengths.
       decimal: the decimal point of text.
     """
-    column, found, never = pl.col(name), kind(dtype), pl.lit(False)
+    found, as_label = kind(column.dtype), use in ("ids", "categories")
+    simple = found == "text" and bool(column.str.contains(_SIMPLE_ID if as_label else _SIMPLE_NUMBER).all())
+    value, absent, plain, text = _read(pl.col(column.name), found, use, unit=unit, decimal=decimal, simple=simple)
+    return Value(value, absent, plain, pl.lit(None, pl.String) if text is None else text, found)
+
+
+def _read(
+    column: pl.Expr, found: str, use: str, *, unit: float, decimal: str, simple: bool
+) -> tuple[pl.Expr, pl.Expr, pl.Expr, pl.Expr | None]:
+    """The value, whether it is absent, whether it is a time without a unit, and the text."""
+    never = pl.lit(False)
     if found == "nothing":
         as_text = use in ("ids", "categories")
-        return Value(pl.lit(None, pl.String if as_text else pl.Float64), pl.lit(True), never, found)
+        return pl.lit(None, pl.String if as_text else pl.Float64), pl.lit(True), never, None
     if found in ("dates", "dates with times") and use != "categories":
-        return Value(_epoch(column), column.is_null(), pl.lit(True), found)
+        return _epoch(column), column.is_null(), pl.lit(True), None
     if found == "durations":
-        return Value(column.dt.total_milliseconds().cast(pl.Float64), column.is_null(), never, found)
+        return column.dt.total_milliseconds().cast(pl.Float64), column.is_null(), never, None
     if found.startswith("16 bytes"):
-        return Value(_uuid(column), column.is_null(), never, found)
+        return _uuid(column), column.is_null(), never, None
     if found == "floats":
         column = column.fill_nan(None)
     if use in ("ids", "categories"):
-        return Value(_label(column, found, use), _text(column, found).is_null(), never, found)
+        if simple:
+            return column, column.is_null(), never, None
+        return _label(column, found, use), _text(column, found).is_null(), never, None
     if found == "booleans":
-        return Value(column.cast(pl.Float64), column.is_null(), never, found)
-    if found not in ("text", "categories"):
-        return Value((column.cast(pl.Float64) * unit).round(), column.is_null(), never, found)
+        return column.cast(pl.Float64), column.is_null(), never, None
+    if simple or found not in ("text", "categories"):
+        number = column.cast(pl.Float64) * unit
+        return number.round() if use in _ROUNDED else number, column.is_null(), never, None
     text = _text(column, found)
     number = _number(text, decimal) * unit
     if use == "yes or no":
         low = text.str.to_lowercase()
         number = pl.when(low.is_in(YES)).then(1.0).when(low.is_in(NO)).then(0.0).otherwise(number)
-        return Value(number, text.is_null(), never, found)
+        return number, text.is_null(), never, text
     if use == "times":
         moment = _moment(text)
-        return Value(pl.coalesce(moment, number.round()), text.is_null(), moment.is_not_null(), found)
-    return Value(number.round() if unit != 1 or use == "places" else number, text.is_null(), never, found)
-
-
-def text(name: str, dtype: pl.DataType) -> pl.Expr:
-    """A column as text, null where it has no value; for patterns."""
-    found = kind(dtype)
-    return _text(pl.col(name), found) if found in ("text", "categories") else pl.lit(None, pl.String)
+        return pl.coalesce(moment, number.round()), text.is_null(), moment.is_not_null(), text
+    return number.round() if use in _ROUNDED else number, text.is_null(), never, text
 
 
 def lost_digits(cell: pl.Expr) -> pl.Expr:

@@ -162,7 +162,7 @@ def _canonical(piece: Piece, roles: Roles, units: Units, rule: labels.Rule, *, d
     """One piece made canonical."""
     raw = _unlisted(piece, roles, rule)
     read = _read(piece, raw, roles, units, rule)
-    frame = raw.select(*_values(raw, read, roles), ROW)
+    frame = raw.select(*_values(read, roles), ROW)
     dropped = dict(piece.dropped)
     for role in ("user", "item"):
         absent = frame[f"{role} absent"]
@@ -213,7 +213,7 @@ def _are_answers(frame: pl.DataFrame, item: str, watched: str) -> bool:
 
 
 _USES = {"user": "ids", "item": "ids", "time": "times", "order": "places", "watched": "yes or no"}
-_USES |= {"dislike": "yes or no", "play": "numbers", "duration": "numbers"}
+_USES |= {"dislike": "yes or no", "play": "lengths", "duration": "lengths"}
 
 
 def _read(
@@ -226,14 +226,14 @@ def _read(
     for role, (name, use) in uses.items():
         if name not in raw.columns or name == ROW or (role == "watched" and "watched" not in rule.needs):
             continue
-        use = "numbers" if role == "watched" and rule.any_number else use
+        use = "values" if role == "watched" and rule.any_number else use
         cells.check_type(piece.path, name, raw[name], use)
         unit = getattr(units, role) if role in ("time", "play", "duration") else 1.0
-        found[role] = name, cells.read(name, raw[name].dtype, use, unit=unit, decimal=units.decimal)
+        found[role] = name, cells.read(raw[name], use, unit=unit, decimal=units.decimal)
     return found
 
 
-def _values(raw: pl.DataFrame, read: dict[str, tuple[str, cells.Value]], roles: Roles) -> list[pl.Expr]:
+def _values(read: dict[str, tuple[str, cells.Value]], roles: Roles) -> list[pl.Expr]:
     """For each role its value, whether it is absent, and its text; for each context column its value."""
     values = []
     for role in _SINGLE:
@@ -242,7 +242,7 @@ def _values(raw: pl.DataFrame, read: dict[str, tuple[str, cells.Value]], roles: 
             continue
         name, value = read[role]
         values += [value.value.alias(role), value.absent.alias(f"{role} absent")]
-        values.append(cells.text(name, raw[name].dtype).alias(f"{role} text"))
+        values.append(value.text.alias(f"{role} text"))
         if role == "time":
             values.append(value.plain.alias("time plain"))
     return values + [read[name][1].value.alias(CONTEXT + name) for name in roles.contexts]
@@ -301,6 +301,9 @@ def _checks(frame: pl.DataFrame, roles: Roles, units: Units, rule: labels.Rule) 
             continue
         limit = {"time": _LATEST, "order": _EXACT}.get(role, 2**31)
         unit, of_most = (_unit_of_times(frame, units), "") if role == "time" else (_LEAVE, _UNITS.get(role, ""))
+        if role == "order":
+            whole = "write whole numbers, or map it as time= with its unit"
+            checks.append(Check(value != value.round(), name, "has a fraction", whole, whole))
         checks.append(Check(value < 0, name, "is negative", _LEAVE))
         checks.append(Check(value >= limit, name, "is too large", unit, unit if role == "time" else of_most))
         if role == "time" and not units.relative:

@@ -90,7 +90,7 @@ def _keyed(path: Path, key: str, value: str, drop: Sequence[str]) -> pl.DataFram
     """A table of items: their ids in their one form, and a value."""
     frame = _table(path, (key, value), drop)
     cells.check_type(path, key, frame[key], "ids")
-    frame = frame.select(cells.read(key, frame[key].dtype, "ids").value.alias(_KEY), value)
+    frame = frame.select(cells.read(frame[key], "ids").value.alias(_KEY), value)
     return frame.drop_nulls(_KEY).unique(_KEY, keep="first", maintain_order=True)
 
 
@@ -98,7 +98,7 @@ def _joined(piece: Piece, key: str, table: pl.DataFrame) -> Piece:
     """A piece with the value of its items; null for items that the table lacks."""
     frame = piece.frame
     cells.check_type(piece.path, key, frame[key], "ids")
-    frame = frame.with_columns(cells.read(key, frame[key].dtype, "ids").value.alias(_KEY))
+    frame = frame.with_columns(cells.read(frame[key], "ids").value.alias(_KEY))
     return piece._replace(frame=frame.join(table, on=_KEY, how="left", maintain_order="left").drop(_KEY))
 
 

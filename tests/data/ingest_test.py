@@ -188,6 +188,10 @@ def test_words_for_yes_and_no(word, other):
 def test_a_threshold_on_any_number():
     frame, _ = canonical([GOOD | {"w": w} for w in ("49.9", "50", "85%", "-3")], label="at_least:50")
     assert frame["feedback"].to_list() == [SKIPPED, WATCHED, WATCHED, SKIPPED]
+    frame, _ = canonical([GOOD | {"w": w} for w in ("0.4", "0.6")], label="at_least:0.5")
+    assert frame["feedback"].to_list() == [SKIPPED, WATCHED]
+    frame, _ = canonical([GOOD | {"w": w} for w in (0.4, 0.6)], label="at_least:0.5")
+    assert frame["feedback"].to_list() == [SKIPPED, WATCHED]
     assert canonical([GOOD | {"w": "x"}], label="all")[0]["feedback"].to_list() == [WATCHED]
 
 
@@ -230,7 +234,7 @@ NOON = datetime.datetime(2022, 4, 15, 12, tzinfo=datetime.UTC)
         ("v", pl.Series([{"x": 1}]), r"v has the type Struct\(.*; write ids as"),
         ("t", pl.Series([datetime.time(3)]), "t has the type Time; write times as"),
         ("w", pl.Series([datetime.date(2022, 1, 1)]), "w has the type Date; write yes or no as"),
-        ("p", pl.Series([NOON]), "p has the type Datetime.*; write numbers as"),
+        ("p", pl.Series([NOON]), "p has the type Datetime.*; write lengths as"),
         ("t", pl.Series([2**62]).cast(pl.Datetime("ms")), "t holds times that are more than 9,999 years away; write"),
         ("t", pl.Series([-(2**30)], dtype=pl.Int32).cast(pl.Date), "t holds times that are more than 9,999 years away"),
         ("p", pl.Series([2**62]).cast(pl.Duration("us")), "p holds times that are more than 9,999 years away"),
@@ -297,6 +301,12 @@ def test_no_control_character_is_printed():
     with pytest.raises(ValueError) as error:
         canonical([GOOD | {"t": "\x1b[31m\x07" + "9" * 200}, GOOD, GOOD])
     assert str(error.value).isprintable() and len(str(error.value)) < 250
+
+
+def test_an_order_with_a_fraction_is_told():
+    roles = Roles("u", "v", order="o", watched="w")
+    with pytest.raises(ValueError, match="o='1.5' has a fraction.*; write whole numbers, or map it as time="):
+        canonical([{"u": "a", "v": "b", "o": "1.5", "w": "0"}], roles)
 
 
 def test_an_order_beyond_exact_floats_is_told():
