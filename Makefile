@@ -14,7 +14,7 @@ COMMON = model.max_len=60,train.epochs=20,train.patience=5,train.num_widths=2,tr
 SEEDS ?= 1,2,3
 comma = ,
 
-.PHONY: train results tables skips law-1 law-2 law-3 law-4 by-prefix speed test fuzz lint clean
+.PHONY: train results tables skips law-1 law-2 law-3 law-4 by-prefix speed test fuzz lint audit clean
 .DELETE_ON_ERROR:
 
 train: $(READY)
@@ -89,6 +89,11 @@ train results tables speed: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Known faults of the installed packages.
+audit: $(READY)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --progress-spinner=off
 
 # Logs made up at random, more than `make test` tries, and other ones each time.
 FUZZ_EXAMPLES ?= 5000

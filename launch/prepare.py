@@ -5,7 +5,7 @@ For example:
   The shipped sample, 2,000 users of KuaiRand-Pure:
     python -m launch.prepare --source=sample --out=data/sample
 
-  Your own log, CSV (also .gz), Parquet, or a folder of them:
+  Your own log: text, JSON lines, Parquet or Arrow, packed or not, or a folder of such files:
     python -m launch.prepare --source=log --input=log.csv --out=data/mine \
       --columns=user=user_id,item=video_id,time=time_ms,watched=long_view
 
@@ -17,13 +17,16 @@ For example:
     python -m launch.prepare --source=log --input=log.csv --out=data/mine \
       --columns=user=user_id,item=video_id,time=time_ms,watched=long_view,context=tab+hour
 
-  ... without times: `order` is any number that grows with time
+  ... without times: `order` is any whole number that grows with time, or #row for the place in the input
     python -m launch.prepare --source=log --input=log.parquet --out=data/mine \
       --columns=user=user_id,item=item_id,order=step,watched=long_view
 
   KuaiRand as published (Pure, 1K or 27K), watched by `long_view` or by 5 seconds of play:
     python -m launch.prepare --source=kuairand --input=KuaiRand-Pure --out=data/pure
     python -m launch.prepare --source=kuairand --input=KuaiRand-Pure --out=data/pure5 --label=seconds:5
+
+  MIND, whose impressions say what was shown and clicked:
+    python -m launch.prepare --source=mind --input=MINDsmall_train --out=data/mind
 
   WeChat Big Data Challenge 2021 (user_action.csv, feed_info.csv):
     python -m launch.prepare --source=wechat2021 --input=wechat --out=data/wechat --label=ratio:0.5
@@ -46,7 +49,8 @@ the device. They tell how likely any video is to be watched there. They do not t
 candidates of a request share them; scores for choosing leave them out. An empty cell is unknown and adds 0.
 
 Exposures are sorted by user, time, order, then their place in the input. Files of a folder are
-read in the order of their names.
+read in the order of their paths. A column of lists is one exposure per element; where `watched` lists ids, the items among
+them were watched.
 """
 
 from __future__ import annotations
