@@ -17,12 +17,13 @@ figures that need it are left out (null in the JSON), and the report names them.
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from absl import flags
 
 from launch import split_flags
-from launch.app import launch_app, loading, read_from_flags
+from launch.app import UsageError, launch_app, loading, read_from_flags
 from sine_jax import config as configs
 
 DATA = flags.DEFINE_string("data", None, "Folder of a prepared data set (launch.prepare).", required=True)
@@ -34,6 +35,8 @@ SESSION_GAP = flags.DEFINE_float(
 
 def main() -> None:
     """Analyses what the flags say."""
+    if not math.isfinite(SESSION_GAP.value):
+        raise UsageError(f"--session_gap={SESSION_GAP.value}: must be a number")
     with read_from_flags():
         config = configs.replace(configs.Config(), split_flags.given())
     with loading():

@@ -49,8 +49,8 @@ the device. They tell how likely any video is to be watched there. They do not t
 candidates of a request share them; scores for choosing leave them out. An empty cell is unknown and adds 0.
 
 Exposures are sorted by user, time, order, then their place in the input. Files of a folder are
-read in the order of their paths. A column of lists is one exposure per element; where `watched` lists ids, the items among
-them were watched.
+read in the order of their paths. A column of lists is one exposure per element; where `watched` lists ids, the items
+among them were watched.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ DURATION_UNIT = flags.DEFINE_enum("duration_unit", "ms", UNITS, "Unit of the dur
 RANDOM_LOGS = flags.DEFINE_bool("random_logs", True, "Read the log of randomly exposed videos too (kuairand).")
 
 # Defaults as in synthetic.Settings.
-SEED = flags.DEFINE_integer("seed", 0, "Seed (synthetic, redrawn).")
+SEED = flags.DEFINE_integer("seed", 0, "Seed (synthetic, redrawn).", lower_bound=0)
 NUM_USERS = flags.DEFINE_integer("users", 2_000, "Users (synthetic).")
 NUM_ITEMS = flags.DEFINE_integer("items", 1_000, "Items (synthetic).")
 NUM_EXPOSURES = flags.DEFINE_integer("exposures", 50, "Mean exposures per user (synthetic).")

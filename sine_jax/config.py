@@ -29,6 +29,7 @@ _KINDS: dict[str, tuple[tuple[type, ...], str]] = {
 }
 _LARGEST: dict[str, float] = {"int": 2**31 - 1, "float": 3e38}  # what int32 and float32 hold
 _INT64 = 2**63 - 1
+_WIDEST = 2**16  # of an axis that is allocated whole
 
 
 def _option(
@@ -93,11 +94,11 @@ class ModelConfig:
     name: str = _option(
         "sine", "The network: a file of sine_jax/networks/, or the dotted name of a module that defines one."
     )
-    max_len: int = _option(60, "T, the maximum length of a history.", at_least=2)
-    dim: int = _option(64, "D, the width of embeddings and states.", at_least=1)
-    num_blocks: int = _option(2, "Number of self-attention blocks.", at_least=1)
+    max_len: int = _option(60, "T, the maximum length of a history.", at_least=2, at_most=_WIDEST)
+    dim: int = _option(64, "D, the width of embeddings and states.", at_least=1, at_most=_WIDEST)
+    num_blocks: int = _option(2, "Number of self-attention blocks.", at_least=1, at_most=1000)
     num_heads: int = _option(1, "Number of attention heads; must divide model.dim.", at_least=1)
-    num_interests: int = _option(4, "K, the number of sub-interests; at least 2.", at_least=2)
+    num_interests: int = _option(4, "K, the number of sub-interests; at least 2.", at_least=2, at_most=_WIDEST)
     dropout: float = _option(0.5, "Dropout rate, wherever the paper has dropout.", at_most=0.99)
     mask_padding: bool = _option(True, "Attention ignores padding (in the released model it does not).")
     positions: str = _option(
@@ -138,6 +139,7 @@ class ModelConfig:
         0,
         "Width of the item factors of the signed kernel, a term of the score: watched videos raise items like them, "
         "skipped videos lower them (with model.read_skips), and both fade. 0 leaves it out.",
+        at_most=_WIDEST,
     )
     context: bool = _option(
         False,
@@ -241,7 +243,7 @@ class ObjectiveConfig:
         "the skips that the positive is paired with (skips).",
         ("uniform", "popularity", "in_batch", "skips"),
     )
-    num_negatives: int = _option(1, "M, the number of sampled negatives per position.", at_least=1)
+    num_negatives: int = _option(1, "M, the number of sampled negatives per position.", at_least=1, at_most=_WIDEST)
     skips: str = _option(
         "before",
         "Which skips a positive is paired with: those right before it, back to the previous positive (before); or the "
@@ -249,7 +251,9 @@ class ObjectiveConfig:
         "protocol (ahead).",
         ("before", "ahead"),
     )
-    num_skips: int = _option(3, "S, the number of skips paired with a positive, nearest first.", at_least=1)
+    num_skips: int = _option(
+        3, "S, the number of skips paired with a positive, nearest first.", at_least=1, at_most=_WIDEST
+    )
     after_skips: bool = _option(
         False, "Supervise the states after skips too, not only those after watched items (with model.read_skips)."
     )
@@ -356,7 +360,9 @@ class TrainConfig:
         ("hash", "threefry", "rbg"),
     )
     num_widths: int = _option(2, "At most this many row widths, each compiled once.", at_least=1)
-    steps_per_call: int = _option(32, "Steps per call to the device (with train.pipeline=resident).", at_least=1)
+    steps_per_call: int = _option(
+        32, "Steps per call to the device (with train.pipeline=resident).", at_least=1, at_most=_WIDEST
+    )
 
     def __post_init__(self) -> None:
         """Refuses what cannot work, as ValueError."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -207,3 +208,24 @@ def test_differences_show_both_values():
 def test_weights_are_numbers_or_schedules():
     assert configs.parse_weight("0.25") == ("constant", 0.25, 0.25, 1)
     assert configs.parse_weight("cosine:1:0:500") == ("cosine", 1.0, 0.0, 500)
+
+
+NUMERIC = [
+    f"{section.name}.{field.name}"
+    for section in dataclasses.fields(configs.Config)
+    for field in dataclasses.fields(section.default_factory)
+    if field.type in ("int", "float", "int | float", "float | str")
+]
+
+
+@pytest.mark.parametrize("option", NUMERIC)
+@pytest.mark.parametrize("value", [-1, 0, math.nan, math.inf, 1e9, 10**9, "word"])
+def test_a_number_is_refused_with_option_and_value_or_it_is_one_that_works(option, value):
+    section, name = option.split(".")
+    try:
+        found = getattr(getattr(configs.replace(presets.default(), {option: value}), section), name)
+    except ValueError as error:
+        assert f"{name}={value}" in str(error) or f"{name}={value!r}" in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert found == value and found != "word" and math.isfinite(float(found)) and float(found) >= 0

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 import os
+import pathlib
 import shutil
 import signal
 import subprocess
@@ -140,6 +141,22 @@ def test_more_epochs_on_a_finished_run_go_on(data, whole, tmp_path):
     run.train(data, str(tmp_path / "cosine"), config=configured(train__epochs=1, **cosine))
     with pytest.raises(ValueError, match="holds another run: train.epochs was 1, now 2"):
         run.train(data, str(tmp_path / "cosine"), config=configured(train__epochs=2, **cosine))
+
+
+def test_many_short_epochs_leave_files_and_memory_level(data, tmp_path):
+    """Open files and resident memory are looked at after each epoch, once everything is compiled."""
+    files_open, memory = [], []
+
+    def looked() -> bool:
+        files_open.append(len(os.listdir("/proc/self/fd")))
+        memory.append(int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE"))
+        return False
+
+    config = configured(train__epochs=60, train__eval_every=1, train__patience=0, train__steps_per_call=100)
+    run.train(data, str(tmp_path), config=config, stop=looked)
+    assert len(files_open) >= 60
+    assert max(files_open[-20:]) <= max(files_open[10:30]) + 5
+    assert max(memory[-20:]) <= max(memory[10:30]) + 100e6
 
 
 def test_where_training_only_harms_the_best_checkpoint_is_what_it_began_from(data, tmp_path, monkeypatch):

@@ -64,6 +64,11 @@ def check(settings: Settings) -> None:
         ("interests", settings.num_interests, 1),
         ("items", settings.num_items, settings.num_interests),  # each interest has at least one
     )
+    if settings.seed < 0:
+        raise ValueError(f"--seed={settings.seed}: negative; pass 0 or more")
+    for option, value in (("affinity", settings.affinity), ("skip_effect", settings.skip_effect)):
+        if not abs(value) <= 100:
+            raise ValueError(f"--{option}={value}: no log-odds that a log can have; pass -100 to 100")
     for option, value, least in rules:
         if value < least:
             because = f" with --interests={least}" if option == "items" else ""

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 
@@ -164,6 +165,39 @@ def test_a_target_that_holds_something_is_kept(tmp_path):
     (tmp_path / "mine" / "letter.txt").touch()
     with pytest.raises(ValueError, match="exists and is not a prepared data set"):
         prepared(raw(), tmp_path, "mine", overwrite=True)
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from sine_jax import files
+from sine_jax.data import ingest, manifest, preparation, sources
+put, moment = files.put, sys.argv[2]
+def die(*args):
+    if moment == "after":
+        put(*args)
+    os.kill(os.getpid(), signal.SIGKILL)
+if moment == "manifest":
+    manifest.write = die
+else:
+    files.put = die
+roles = ingest.parse_roles("user=u,item=v,time=t,watched=w")
+folder = pathlib.Path(sys.argv[1])
+preparation.prepare(sources.log(folder / "new.csv", roles, ingest.Units()), folder / "out", overwrite=True)
+"""
+
+
+@pytest.mark.parametrize("moment", ["manifest", "before", "after"])
+def test_a_preparation_killed_at_any_moment_leaves_the_old_or_the_new_and_the_next_sweeps(tmp_path, moment):
+    old = prepared(raw(), tmp_path)
+    raw(seed=1).write_csv(tmp_path / "new.csv")
+    command = [sys.executable, "-c", KILLED, str(tmp_path), moment]
+    assert subprocess.run(command, check=False, capture_output=True, timeout=100).returncode == -9
+    found = datasets.load(tmp_path / "out").info
+    assert (found == old) == (moment != "after")
+    assert len(os.listdir(tmp_path)) > 3  # what it left
+    new = prepared(raw(seed=1), tmp_path, overwrite=True)
+    assert datasets.load(tmp_path / "out").info == new
+    assert sorted(os.listdir(tmp_path)) == ["new.csv", "out", "out.csv"]
 
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path):

@@ -1,5 +1,7 @@
 """The synthetic log holds what was planted in it."""
 
+import math
+
 import numpy as np
 import polars as pl
 import pytest
@@ -94,3 +96,12 @@ def test_pieces_of_users_join_without_a_gap(monkeypatch):
 def test_settings_without_a_log_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         list(synthetic.frames(settings))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"seed": -1}, {"affinity": math.nan}, {"skip_effect": math.inf}, {"affinity": -1e9}]
+)
+def test_numbers_that_no_log_can_have_are_refused(setting):
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"^--{name}={value}: "):
+        synthetic.check(synthetic.Settings(**setting))

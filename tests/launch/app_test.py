@@ -86,6 +86,7 @@ SAMPLE = ["--source=sample", "--out=o"]
 
 # Command lines that cannot be, and what is said of them, after which only the remedy may follow.
 REFUSALS = [
+    ("analyze", ["--data=d", "--out=o", "--session_gap=nan"], "--session_gap=nan: must be a number"),
     ("train", [], "--data is missing: give the folder of a prepared data set (launch.prepare)"),
     ("train", ["--data=d"], "--workdir is missing: give the folder of the run; made if it does not exist"),
     ("train", ["--nothing=3"], "--nothing: there is no such flag; see --help"),
