@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sine_jax.objectives import objective
     from sine_jax.optimizer import build as build_optimizer
     from sine_jax.run import evaluate, restore, train
+    from sine_jax.serving.estimator import SINE
     from sine_jax.training import TrainState, init_state, train_step
     from sine_jax.types import EvalBatch, EventLog, Histories, TrainBatch
 
@@ -34,6 +35,7 @@ _NAMES = {  # public name: the module that holds it, and its name there
     "Model": "model:Model",
     "Network": "network:Network",
     "Read": "model:Read",
+    "SINE": "serving.estimator:SINE",
     "TrainBatch": "types:TrainBatch",
     "TrainState": "training:TrainState",
     "build_model": "model:build_model",
@@ -68,6 +70,7 @@ __all__ = [
     "Model",
     "Network",
     "Read",
+    "SINE",
     "TrainBatch",
     "TrainState",
     "batches",

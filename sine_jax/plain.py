@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 def printable(value: object, limit: int = 60) -> str:
     """A value in one line: control characters as escapes, and cut if it is long."""
@@ -15,3 +18,9 @@ def in_markdown(value: object) -> str:
     for mark in "\\`*_{}[]<>|":
         shown = shown.replace(mark, "\\" + mark)
     return shown
+
+
+def nearest(name: str, names: Sequence[str]) -> list[str]:
+    """The name that was probably meant by `name`, alone in a list; an empty list if none is near."""
+    lowered = {other.lower(): other for other in names}
+    return [lowered[near] for near in difflib.get_close_matches(name.lower(), lowered, n=1)]

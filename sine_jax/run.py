@@ -106,6 +106,7 @@ def _train(
 ) -> Position:
     """Trains in a workdir that no other process writes to."""
     workdir.claim(path, identity, config=config, command=command)
+    datasets.copy_catalogue(identity["path"], path / workdir.CATALOGUE)
     store_path = path / workdir.CHECKPOINTS
     state, at = _resumed(store_path, setup)
     store = checkpoints.open_store(store_path)

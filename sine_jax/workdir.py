@@ -5,6 +5,7 @@ environment.json   the data set's fingerprint; versions, devices and command of 
 metrics.jsonl      a line per training step, and a line per validation
 events.out.*       the same for TensorBoard
 checkpoints/       best and latest
+catalogue/         external ids of the items, contexts, label rule and licences: with it the folder needs no data set
 evaluation/        the results of launch.evaluate
 """
 
@@ -24,7 +25,7 @@ from sine_jax import config as configs
 from sine_jax import files, parallel
 from sine_jax.config import Config
 
-CHECKPOINTS, EVALUATION = "checkpoints", "evaluation"
+CHECKPOINTS, EVALUATION, CATALOGUE = "checkpoints", "evaluation", "catalogue"
 # Options that may change when a run goes on: how long it trains, and what results do not depend on.
 MAY_CHANGE = (
     "train.epochs",

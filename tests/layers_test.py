@@ -14,7 +14,7 @@ LAUNCH = PACKAGE.parent / "launch"
 
 # From the words at the bottom to the tables and benchmarks at the top.
 ROWS = [
-    ["types", "config", "parallel", "progress", "plots"],
+    ["types", "config", "parallel", "progress", "plots", "files", "plain"],
     [
         *("presets", "official", "layers", "data", "batches"),
         *("losses", "sparse", "factors", "checkpoints", "workdir"),
@@ -24,7 +24,7 @@ ROWS = [
     ["objectives", "evaluation"],
     ["training"],
     ["run"],
-    ["experiments", "benchmark"],
+    ["experiments", "benchmark", "serving"],
 ]
 
 OWNERS = {  # rooms, or modules of a room
@@ -34,7 +34,9 @@ OWNERS = {  # rooms, or modules of a room
     "optax": ["evaluation.simple_scorers", "objectives", "optimizer", "sparse", "training"],
     "orbax": ["checkpoints"],
     "pandas": [],
-    "polars": ["data", "evaluation.memoryless", "evaluation.report"],
+    "narwhals": ["serving.estimator"],
+    "polars": ["data", "evaluation.memoryless", "evaluation.report", "serving"],
+    "pyarrow": ["data.rawbytes", "data.rawtables", "serving"],
     "recbole": ["benchmark.recbole_worker"],
     "rich": ["evaluation.report", "progress"],
     "scipy": [

@@ -12,10 +12,12 @@ A prepared data set is a folder:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
+from sine_jax import files
 from sine_jax.data import manifest, records
 from sine_jax.types import EventLog
 
@@ -132,6 +135,18 @@ def user_ids(path: str | os.PathLike[str]) -> pl.Series:
 def item_ids(path: str | os.PathLike[str]) -> pl.Series:
     """The external ids of items, each at the item's number; the id at 0, PAD, is empty."""
     return pl.concat([pl.Series("id", [""]), _ids(Path(path) / ITEMS)])
+
+
+def copy_catalogue(path: str | os.PathLike[str], out: Path) -> None:
+    """Copies the description and the item ids of a data set, unless they are there already."""
+    with contextlib.suppress(ValueError):
+        if read_info(out) == read_info(path) and manifest.verify(out, [ITEMS]):
+            return
+    shutil.rmtree(out, ignore_errors=True)
+    with files.write_folder_whole(out) as folder:
+        for file in manifest.verify(path, [INFO, ITEMS]):
+            shutil.copyfile(file, folder / file.name)
+        manifest.write(folder)
 
 
 def id_digest(ids: pl.Series) -> str:

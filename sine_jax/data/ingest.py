@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from sine_jax.data import cells, labels, rawfiles
+from sine_jax.data import cells, labels
 from sine_jax.data.cells import MILLISECONDS
 from sine_jax.data.rawfiles import ROW, Piece
-from sine_jax.plain import printable
+from sine_jax.plain import nearest, printable
 
 CANONICAL = {
     "user": pl.String,  # external id
@@ -84,7 +84,7 @@ def parse_roles(text: str) -> Roles:
     for part in text.split(","):
         role, equals, column = (word.strip() for word in part.partition("="))
         if role not in Roles._fields:
-            near = rawfiles.nearest(role, Roles._fields)
+            near = nearest(role, Roles._fields)
             instead = repr(near[0]) if near else "one of these"
             raise ValueError(f"--columns={text}: no role {role!r} among {', '.join(Roles._fields)}; use {instead}")
         if not equals or not column:

@@ -6,7 +6,6 @@ bounded size, however large the file is, and records where each row stood, so th
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import urllib.parse
@@ -19,8 +18,9 @@ import polars as pl
 from sine_jax.data import rawbytes, rawtables, rawtext
 from sine_jax.data.rawbytes import MAX_BYTES, Content
 from sine_jax.data.rawtext import ROW, Style
+from sine_jax.plain import nearest
 
-__all__ = ["MAX_BYTES", "ROW", "File", "Found", "Piece", "Style", "find", "nearest", "read"]
+__all__ = ["MAX_BYTES", "ROW", "File", "Found", "Piece", "Style", "find", "read"]
 
 _TEXT = (".csv", ".tsv", ".psv", ".txt", ".dat", ".inter", ".jsonl", ".ndjson", ".json")
 SUFFIXES = (*_TEXT, ".parquet", ".pq", ".feather", ".arrow", ".ipc")
@@ -106,12 +106,6 @@ def _of_folders(names: Sequence[str]) -> dict[str, str | None]:
     """The columns that folders called `name=value` stand for."""
     pairs = (name.partition("=") for name in names if "=" in name)
     return {name: None if value == _NO_VALUE else urllib.parse.unquote(value) for name, _, value in pairs}
-
-
-def nearest(name: str, names: Sequence[str]) -> list[str]:
-    """The name that was probably meant by `name`, alone in a list; an empty list if none is near."""
-    lowered = {other.lower(): other for other in names}
-    return [lowered[near] for near in difflib.get_close_matches(name.lower(), lowered, n=1)]
 
 
 def read(

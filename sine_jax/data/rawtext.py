@@ -14,6 +14,7 @@ import polars as pl
 
 from sine_jax.data import rawbytes
 from sine_jax.data.rawbytes import Content
+from sine_jax.plain import nearest
 
 SEPARATORS = (",", "\t", ";", "|", "::")  # the first of those that are as frequent in the first row
 BLOCK_BYTES = 1 << 26
@@ -75,8 +76,6 @@ def delimited(content: Content, columns: Sequence[str], *, drop: Sequence[str], 
 
 def check_columns(path: Path, columns: Sequence[str], present: Sequence[str], *, hint: str = "") -> None:
     """Raises a ValueError for a column that is missing, with the nearest name, or there twice."""
-    from sine_jax.data.rawfiles import nearest
-
     for column in columns:
         if column not in present:
             near = nearest(column, present)

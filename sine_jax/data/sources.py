@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from sine_jax.data import cells, rawfiles, synthetic
+from sine_jax.data import cells, rawfiles, rawtext, synthetic
 from sine_jax.data.ingest import Roles, Units
 from sine_jax.data.rawfiles import ROW, Piece, Style
 
@@ -30,6 +30,7 @@ SOURCES = {
     "synthetic": "Drawn from a seed, with interests and a skip effect of known strength.",
     "redrawn": "A prepared data set, with feedback drawn anew from user and item biases: no memory, no taste.",
 }
+FRAME_ROWS = 1 << 18  # of a piece of a frame in memory
 _KEY = "#item"  # ids in their one form
 SAMPLE = "kuairand_pure_sample_seq.parquet"
 
@@ -100,6 +101,19 @@ def _joined(piece: Piece, key: str, table: pl.DataFrame) -> Piece:
     cells.check_type(piece.path, key, frame[key], "ids")
     frame = frame.with_columns(cells.read(frame[key], "ids").value.alias(_KEY))
     return piece._replace(frame=frame.join(table, on=_KEY, how="left", maintain_order="left").drop(_KEY))
+
+
+def of_frame(frame: pl.DataFrame, roles: Roles, units: Units) -> RawLog:
+    """A frame in memory, with a column map."""
+
+    def read(names: Sequence[str], drop: Sequence[str]) -> Iterator[Piece]:
+        rawtext.check_columns(Path("frame"), names, frame.columns)
+        for begin in range(0, max(len(frame), 1), FRAME_ROWS):
+            yield Piece(
+                Path("frame"), frame.select(names)[begin : begin + FRAME_ROWS].with_row_index(ROW, offset=begin + 1)
+            )
+
+    return RawLog("log", roles, read, units)
 
 
 def mind(path: Path) -> RawLog:

@@ -11,7 +11,7 @@ import textwrap
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-LAUNCHES = ("analyze", "benchmark", "compare", "evaluate", "experiment", "prepare", "train")
+LAUNCHES = ("analyze", "benchmark", "compare", "evaluate", "experiment", "prepare", "recommend", "train")
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "PYTHONWARNINGS": "error"}
 
 # A launch of its own; SIGINT as a shell's foreground has it, whatever runs the tests.
@@ -85,6 +85,7 @@ DATA, SUITE, LOG = ["--data=d", "--workdir=w"], ["--suite=main", "--data=d", "--
 SAMPLE = ["--source=sample", "--out=o"]
 
 # Command lines that cannot be, and what is said of them, after which only the remedy may follow.
+LISTS = ["--workdir=w", "--out=o"]
 REFUSALS = [
     ("analyze", ["--data=d", "--out=o", "--session_gap=nan"], "--session_gap=nan: must be a number"),
     ("train", [], "--data is missing: give the folder of a prepared data set (launch.prepare)"),
@@ -125,6 +126,15 @@ REFUSALS = [
     ("experiment", [*SUITE, "--seeds=1,x"], "--seeds=1,x: not whole numbers; give whole numbers, separated by commas"),
     ("experiment", [*SUITE, "--only=("], "--only=(: not a regular expression (missing ), unterminated subpattern"),
     ("experiment", [*SUITE, "--only=zz"], "--only=zz: matches no row of main; choose from "),
+    ("recommend", ["--out=o"], "--workdir is missing: give the folder of the run"),
+    ("recommend", [*LISTS, "--k=0"], "--k=0: must be a positive integer"),
+    ("recommend", [*LISTS, "--columns=c"], "--columns=c: it is for --histories; leave it out"),
+    (
+        "recommend",
+        [*LISTS, "--histories=h"],
+        "--columns is missing: pass --columns=user=NAME,item=NAME,time=NAME,watched=NAME",
+    ),
+    ("recommend", [*LISTS, "--histories=h", "--columns=c", "--data=d"], "--data=d: --histories replaces the data set"),
     ("prepare", [], "--source is missing: choose one of sample, log, mind, kuairand, wechat2021, released, synthetic"),
     ("prepare", ["--source=sample"], "--out is missing: name a folder that does not exist yet"),
     ("prepare", LOG, "--input is missing: --source=log reads a file or a folder; name it"),
