@@ -37,7 +37,7 @@ from sine_jax.training import Report, TrainState
 from sine_jax.types import Params, Split
 
 SURE = 1.96  # standard errors
-BESIDE_BIASES = 0.1  # factor on the first item embeddings where item biases are counted
+BESIDE_BIASES = 0.01  # factor on the first item embeddings where item biases are counted
 
 _LOGGER = logging.getLogger(__name__)
 
