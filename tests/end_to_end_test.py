@@ -83,3 +83,31 @@ def test_a_training_that_a_signal_stopped_is_saved_and_goes_on(tmp_path, number)
         assert (workdir / "checkpoints" / str(steps[-1])).is_dir()
         assert "Traceback" not in "".join(lines)
     assert 0 < steps[0] <= steps[1] and f"resuming at step {steps[0]}," in "".join(lines)
+
+
+FULL_DISK = """
+import resource, runpy
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+runpy.run_module("launch.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_training_on_a_full_disk_says_so_and_goes_on_when_there_is_room(tmp_path):
+    """A file-size limit stands in for the full disk: the first write that does not fit fails in the same way."""
+    data, workdir = tmp_path / "data", tmp_path / "run"
+    launch("prepare", "--source=synthetic", "--users=80", "--items=60", "--exposures=15", f"--out={data}")
+    flags = [f"--data={data}", f"--workdir={workdir}", *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *flags], env=environment(), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "the disk is full" in done.stderr.splitlines()[-1]
+    assert "finished after epoch 2" in launch("train", *flags)
+    launch("train", f"--data={data}", f"--workdir={tmp_path / 'other'}", *SMALL)
+    for folder in (workdir, tmp_path / "other"):
+        launch("evaluate", f"--workdir={folder}", "--checkpoint=latest")
+    one, other = (
+        json.loads((f / "evaluation" / "test_exposed.json").read_text()) for f in (workdir, tmp_path / "other")
+    )
+    assert one["scorers"] == other["scorers"]
