@@ -24,7 +24,8 @@ ROWS = [
     ["objectives", "evaluation"],
     ["training"],
     ["run"],
-    ["experiments", "benchmark", "serving"],
+    ["serving"],
+    ["experiments", "benchmark"],
 ]
 
 OWNERS = {  # rooms, or modules of a room
@@ -35,7 +36,7 @@ OWNERS = {  # rooms, or modules of a room
     "orbax": ["checkpoints"],
     "pandas": [],
     "narwhals": ["serving.estimator"],
-    "polars": ["data", "evaluation.memoryless", "evaluation.report", "serving"],
+    "polars": ["benchmark.speed", "data", "evaluation.memoryless", "evaluation.report", "serving"],
     "pyarrow": ["data.rawbytes", "data.rawtables", "serving"],
     "recbole": ["benchmark.recbole_worker"],
     "rich": ["evaluation.report", "progress"],

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from sine_jax.benchmark import workloads
 from sine_jax.benchmark.devices import several_devices
 from sine_jax.benchmark.preparation import preparation_speed
-from sine_jax.benchmark.speed import Bench, Case, catalogue_growth, evaluation_speed, kernel_cost, training_speed
+from sine_jax.benchmark.speed import (
+    Bench,
+    Case,
+    catalogue_growth,
+    evaluation_speed,
+    kernel_cost,
+    recommendation_speed,
+    training_speed,
+)
 from sine_jax.data import synthetic
 from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols
@@ -94,6 +102,13 @@ _ANYWHERE = (
         kernel_cost,
         _RELEASED | _FULL | {"model.kernel_dim": 16},
         made(users=2_000, length=200, items=7_500),
+    ),
+    Case(
+        "recommend",
+        "the first 20 of 100,000 items for 5,000 users, without those that they saw, T 60, D 64, and the product alone",
+        recommendation_speed,
+        {**_FULL, "model.max_len": 60, "model.dim": 64, "model.num_interests": 4},
+        made(users=5_000, length=17, items=100_000),
     ),
     Case("devices", "training on one and on eight simulated devices, no dropout", several_devices, _SMALL, given),
     Case(

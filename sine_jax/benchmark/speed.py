@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 
 from sine_jax import config as configs
 from sine_jax import parallel, presets, run, training
@@ -27,6 +28,7 @@ from sine_jax.data.datasets import Dataset
 from sine_jax.evaluation import protocols, ranking, scorers
 from sine_jax.layers import signed_kernel
 from sine_jax.model import build_model
+from sine_jax.serving import recommend
 from sine_jax.types import Array
 
 
@@ -195,6 +197,34 @@ def catalogue_growth(small: Callable[[Bench], Dataset]) -> Callable[[Case, Bench
         }
 
     return measured
+
+
+def recommendation_speed(case: Case, bench: Bench) -> dict[str, Timing]:
+    """Times the first 20 items of every user, beside the matrix product alone that scores them."""
+    config, dataset = run.settle_attention(case.config()), case.data(bench)
+    num_items, log = dataset.info.num_items, dataset.log
+    model = build_model(config.model, num_items=num_items)
+    items = pl.Series("id", ["", *map(str, range(1, num_items + 1))])
+    made = recommend.Recommender(model, model.init(jax.random.key(0)), config, items, dataset.info, 0)
+    users = recommend.Users(pl.Series("id", range(log.num_users)).cast(pl.String), log)
+    size, dim = recommend.BATCH, config.model.dim
+    vectors, table = jnp.ones((size, dim)), jnp.ones((num_items, dim))
+    product = jax.jit(lambda a, b: jnp.max(jnp.einsum("bd,nd->bn", a, b, precision="highest"), axis=1))
+
+    def answer() -> float:
+        return _seconds(lambda: [each.items for each in recommend.first_items(made, users, recommend.Request())])
+
+    def multiply() -> float:
+        return _seconds(lambda: [product(vectors, table) for _ in range(-(-log.num_users // size))])
+
+    hardware.forget_peak_memory()
+    answer(), multiply()
+    seconds, products = zip(*((answer(), multiply()) for _ in range(bench.repeats)), strict=True)
+    return {
+        "users/s": rate(log.num_users, seconds),
+        "time over that of the matrix product": over([a / b for a, b in zip(seconds, products, strict=True)]),
+        "peak memory GB": exactly(hardware.peak_memory() / 1e9),
+    }
 
 
 def kernel_cost(case: Case, bench: Bench) -> dict[str, Timing]:

@@ -30,6 +30,7 @@ from sine_jax.types import PAD, AnyArray, Array, EventLog, Histories, Params, Sp
 # Choices that bound memory.
 BATCH = 256  # users that are answered together
 CHUNK = 1 << 16  # items of the catalogue that are scored at once
+BLOCK = 128  # items whose best one decides whether they are looked at
 SEEN = 64  # the least width of what a batch has seen; larger ones are this times a power of 4
 
 
@@ -259,6 +260,23 @@ def _columns(values: np.ndarray, offsets: np.ndarray, users: np.ndarray) -> np.n
     return found
 
 
+def _of_best_blocks(scores: Array, items: Array, k: int) -> tuple[Array, Array]:
+    """Scores [B, C'] and their items [B, C'], in their order, among which the first k of scores [B, C] are.
+
+    The first k are in the k blocks with the highest maxima; to find those takes less than to find the first k of all.
+    """
+    rows, size = scores.shape
+    number = -(-size // BLOCK)
+    blocks = jnp.pad(scores, ((0, 0), (0, number * BLOCK - size)), constant_values=-jnp.inf).reshape(
+        rows, number, BLOCK
+    )
+    _, chosen = lax.top_k(jnp.max(blocks, axis=-1), min(k, number))
+    chosen = jnp.sort(chosen, axis=1)  # so that equal scores stay in the order of the catalogue
+    found = jnp.take_along_axis(blocks, chosen[..., None], axis=1)
+    places = jnp.minimum(chosen[..., None] * BLOCK + jnp.arange(BLOCK)[None, None], size - 1)
+    return found.reshape(rows, -1), items[places].reshape(rows, -1)
+
+
 @functools.cache
 def _scorer(model: Model) -> Callable[[Any, Any], Any]:
     """A function of the parameters and (histories, items [B, C], contexts) that gives scores [B, C]."""
@@ -288,9 +306,9 @@ def _finder(model: Model, k: int) -> Callable[[Any, Any], Any]:
             best, first = carry
             scores = jnp.where(empty, biases[chunk.items][None], model.score_items(params, read, chunk.items))
             listed = jnp.where(chunk.without(seen) & allowed[chunk.items][None], scores, -jnp.inf)
-            best, places = lax.top_k(jnp.concatenate([best, listed], axis=1), k)
-            items = jnp.concatenate([first, jnp.broadcast_to(chunk.items, listed.shape)], axis=1)
-            return best, jnp.take_along_axis(items, places, axis=1)
+            scores, items = _of_best_blocks(listed, chunk.items, k)
+            best, places = lax.top_k(jnp.concatenate([best, scores], axis=1), k)
+            return best, jnp.take_along_axis(jnp.concatenate([first, items], axis=1), places, axis=1)
 
         nothing = jnp.full((len(seen), k), -jnp.inf), jnp.full((len(seen), k), PAD)
         best, first = over_catalogue(better, nothing, num_items=model.num_items, size=CHUNK)

@@ -132,6 +132,11 @@ def test_the_kernel_case_compares_neighbouring_epochs_with_and_without_it(bench,
     assert 0 < found["us/event"].low <= found["us/event"].high
 
 
+def test_recommending_is_timed_beside_the_product(bench):
+    found = speed.recommendation_speed(case(), bench)
+    assert found["users/s"].low > 0 and found["time over that of the matrix product"].median > 0
+
+
 def test_preparation_is_timed_on_a_part_and_the_whole_of_a_log(bench, monkeypatch):
     monkeypatch.setattr(synthetic, "USERS_A_PIECE", 40)
     settings = synthetic.Settings(num_users=120, num_exposures=10)

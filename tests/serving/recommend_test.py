@@ -60,10 +60,11 @@ def plain(recommender, users, user):
     return np.asarray(params["item_bias"]) if not len(items) else scores
 
 
-@pytest.mark.parametrize("chunk", [7, 1 << 16])
+@pytest.mark.parametrize(("chunk", "block"), [(7, 128), (1 << 16, 128), (17, 3)])
 @pytest.mark.parametrize("filter_seen", [True, False])
-def test_lists_are_the_first_of_all_scores(trained, recommender, monkeypatch, chunk, filter_seen):
+def test_lists_are_the_first_of_all_scores(trained, recommender, monkeypatch, chunk, block, filter_seen):
     monkeypatch.setattr(recommend, "CHUNK", chunk)
+    monkeypatch.setattr(recommend, "BLOCK", block)
     monkeypatch.setattr(recommend, "BATCH", 32)
     recommend._finder.cache_clear()
     _, users, _ = trained
@@ -91,12 +92,16 @@ def test_later_users_can_be_answered_alone_and_in_parts(trained, recommender):
     np.testing.assert_allclose(rest.scores, whole.scores[10:30], rtol=1e-5, atol=1e-6)
 
 
-def test_equal_scores_come_in_the_order_of_the_catalogue_and_k_has_an_end(trained, recommender):
+def test_equal_scores_come_in_the_order_of_the_catalogue_and_k_has_an_end(trained, recommender, monkeypatch):
+    monkeypatch.setattr(recommend, "BLOCK", 4)
+    recommend._finder.cache_clear()
     flat = recommender._replace(params=jax.tree.map(np.zeros_like, recommender.params))
     users = recommend.chosen(trained[1], ["nobody", "nobody"])
     (answers,) = recommend.first_items(flat, users, Request(k=1000))
     assert answers.items.shape == (2, flat.model.num_items)
     np.testing.assert_array_equal(answers.items[0], np.arange(1, flat.model.num_items + 1))
+    (few,) = recommend.first_items(flat, users, Request(k=6))
+    assert few.items[0].tolist() == [1, 2, 3, 4, 5, 6]
     frame = recommend.frame_of(flat, users, answers)
     assert frame["user"].to_list() == ["nobody"] * 2 * flat.model.num_items and not frame["known"].any()
 
