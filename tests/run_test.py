@@ -114,8 +114,7 @@ def test_a_finished_run_is_not_trained_further(data, whole):
     assert records(folder) == before
 
 
-@pytest.mark.parametrize("which", ["resident", "streamed"])
-@pytest.mark.parametrize("after", [1, 2, 5])
+@pytest.mark.parametrize(("which", "after"), [("resident", 2), ("streamed", 5)])
 def test_a_run_that_is_stopped_within_an_epoch_goes_on_to_the_very_state(data, whole, tmp_path, which, after):
     """An epoch has three steps here; a stop is asked before each dispatch of one step."""
     folder, at = whole
