@@ -15,7 +15,7 @@ def printable(value: object, limit: int = 60) -> str:
 def in_markdown(value: object) -> str:
     """A value as a cell of a Markdown table, where it means itself."""
     shown = printable(value, 200)
-    for mark in "\\`*_{}[]<>|":
+    for mark in "\\`*[]<>|":
         shown = shown.replace(mark, "\\" + mark)
     return shown
 
