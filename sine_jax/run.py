@@ -564,4 +564,6 @@ def _summary(at: Position, config: Config) -> str:
     if stopped(at, config=config):
         ended, why = "stopped early", f"validation {config.train.metric} did not improve {at.since_gain} times in a row"
     best = "" if at.best is None else f"; best {config.train.metric} {at.best:.4f} at step {at.best_step}"
+    if at.best_step == 0 and at.step:
+        best += ", before training: no later state is surely better"
     return f"{ended} after epoch {at.epoch}, step {at.step}: {why}{best}"
