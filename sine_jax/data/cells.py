@@ -149,7 +149,8 @@ def _read(
     if use in ("ids", "categories"):
         if simple:
             return column, column.is_null(), never, None
-        return _label(column, found, use), _text(column, found).is_null(), never, None
+        text = _text(column, found)
+        return _label(column, found, use), text.is_null(), never, text if found in ("text", "categories") else None
     if found == "booleans":
         return column.cast(pl.Float64), column.is_null(), never, None
     if simple or found not in ("text", "categories"):
@@ -172,6 +173,11 @@ def lost_digits(cell: pl.Expr) -> pl.Expr:
     decimals, exponent = cell.str.extract(_LOST, 1).fill_null("").str.len_chars(), cell.str.extract(_LOST, 2)
     large = exponent.cast(pl.Int32, strict=False)
     return ((large >= 6) & (decimals.cast(pl.Int32) < large)).fill_null(False)
+
+
+def written_by_a_spreadsheet(cell: pl.Expr) -> pl.Expr:
+    """Whether text is a number as spreadsheets write long ids: 1.23E+15. Ids that were different look the same then."""
+    return cell.str.contains(r"^\d(\.\d+)?[eE]\+\d+$").fill_null(False)
 
 
 def has_comma(cell: pl.Expr) -> pl.Expr:

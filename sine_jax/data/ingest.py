@@ -275,6 +275,11 @@ def _checks(frame: pl.DataFrame, roles: Roles, units: Units, rule: labels.Rule) 
         Check(pl.col(r).is_null(), getattr(roles, r), "is no id: it has a fraction or is not finite", _LEAVE)
         for r in ("user", "item")
     ]
+    for role in ("user", "item"):
+        again = "export the ids as text or whole numbers"
+        reason = "is in scientific notation, so different ids may look the same"
+        text = pl.col(f"{role} text")
+        checks.append(Check(cells.written_by_a_spreadsheet(text), getattr(roles, role), reason, again, again))
     for role in ("time", "order", "play", "duration", "watched", "dislike"):
         name, value, absent, text = getattr(roles, role), pl.col(role), pl.col(f"{role} absent"), pl.col(f"{role} text")
         needed = role in rule.needs or role in ("time", "order")

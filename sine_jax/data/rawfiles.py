@@ -161,6 +161,8 @@ def _pieces(
     tables: Iterator[rawtext.Table]
     if rawtables.is_table(content.head):
         tables = (rawtext.Table(each, {}, "") for each in rawtables.read(content, own, max_bytes=max_bytes))
+    elif re.match(rb"\[\s*\{", content.head.removeprefix(b"\xef\xbb\xbf").lstrip()):
+        raise ValueError(f"{content.path}: one JSON array, which is not read piece by piece; write an object per line")
     elif content.head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         tables = rawtext.json_lines(content, own, drop=drop)
     else:

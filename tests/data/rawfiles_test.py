@@ -179,6 +179,11 @@ def test_what_is_wrong_with_a_line_of_json_is_told(tmp_path, line, message):
         rows(path)
 
 
+def test_one_json_array_is_told(tmp_path):
+    with pytest.raises(ValueError, match=r"log\.json: one JSON array, .*; write an object per line"):
+        rows(written(tmp_path, b' [\n {"user": 1, "item": 2}]', "log.json"))
+
+
 def test_a_separator_and_a_header_can_be_said(tmp_path):
     path = written(tmp_path, b"a|1,5|x\nb|2,6|y\n")
     assert rows(path, style=Style("|", ("user", "item", "note")))[0] == [("a", "1,5", 1), ("b", "2,6", 2)]
